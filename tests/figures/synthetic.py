@@ -1,0 +1,100 @@
+"""Tables such as an analysis writes, without a model: sigmoid curves, one previous-token head and one induction head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+RUN_METRICS = {"loss": (4.1, 2.4), "in_context_accuracy": (0.03, 0.985), "in_context_loss": (4.2, 0.1), "bigram_loss": (4.1, 2.38)}
+HEAD_METRICS = ("previous_token_score", "prefix_matching_score", "duplicate_token_score")
+TASKS = ("trigger-bigram", "repeated-tokens")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the tables are. The default sizes are distinct primes, so that no swapped axis can pass."""
+
+    n_layers: int = 2
+    n_heads: int = 3
+    n_tokens: int = 11
+    n_steps: int = 5
+    every: int = 100
+
+    @property
+    def steps(self) -> list[int]:
+        return [self.every * number for number in range(self.n_steps)]
+
+
+SMALL = Sizes()
+GROWING = {("previous_token_score", 0, 1): 0.93, ("prefix_matching_score", 1, 2): 0.86}
+"""The heads whose score rises to about this, as (metric, layer, head)."""
+
+
+def formation_table(
+    run: str = "none", variant: str = "none", seed: int = 0, sizes: Sizes = SMALL, tasks: Sequence[str] = TASKS
+) -> pd.DataFrame:
+    """One run's formation table: scores of heads on each of `tasks`, everything else on the first."""
+    random = np.random.default_rng([seed, len(variant)])
+    middle = sizes.every * sizes.n_steps * (0.55 if variant == "none" else 0.45)
+    rows = []
+    for step in sizes.steps:
+        rise = 1 / (1 + np.exp(-(step - middle) / (0.06 * sizes.every * sizes.n_steps)))
+        for metric, (start, end) in RUN_METRICS.items():
+            value = start + (end - start) * rise + random.normal(0, 0.005)
+            rows.append((tasks[0], step, None, None, metric, value, value - 0.03, value + 0.03))
+        for task in tasks:
+            for metric in HEAD_METRICS:
+                for layer in range(sizes.n_layers):
+                    for head in range(sizes.n_heads):
+                        grown = GROWING.get((metric, layer, head), 0.08)
+                        value = float(np.clip(0.03 + grown * rise + random.uniform(0, 0.04), 0, 1))
+                        rows.append((task, step, layer, head, metric, value, value - 0.01, value + 0.01))
+    columns = ["task", "step", "layer", "head", "metric", "value", "ci_low", "ci_high"]
+    table = pd.DataFrame(rows, columns=columns).assign(run=run, variant=variant, seed=seed, n=257)
+    return table.astype({"layer": "Int64", "head": "Int64"})
+
+
+def attention_table(run: str = "none", variant: str = "none", seed: int = 0, sizes: Sizes = SMALL) -> pd.DataFrame:
+    """One run's attention at the last two steps, on two sequences: L0H1 attends one back, L1H2 seven back, the others anywhere."""
+    random = np.random.default_rng([seed, len(variant)])
+    destination, source = np.tril_indices(sizes.n_tokens)
+    parts = []
+    for step in sizes.steps[-2:]:
+        for sequence in range(2):
+            for layer in range(sizes.n_layers):
+                for head in range(sizes.n_heads):
+                    scores = random.normal(0, 1, (sizes.n_tokens, sizes.n_tokens))
+                    lag = {(0, 1): 1, (1, 2): 7}.get((layer, head))
+                    if lag is not None:
+                        scores += 8 * np.eye(sizes.n_tokens, k=-lag)
+                    weights = np.tril(np.exp(scores))
+                    pattern = weights / weights.sum(axis=1, keepdims=True)
+                    place = {"step": step, "sequence": sequence, "layer": layer, "head": head}
+                    parts.append(
+                        pd.DataFrame({"destination": destination, "source": source, "value": pattern[destination, source]}).assign(**place)
+                    )
+    return pd.concat(parts, ignore_index=True).assign(run=run, variant=variant, seed=seed)
+
+
+def tokens_table(texts: Sequence[str], run: str = "none", variant: str = "none", seed: int = 0) -> pd.DataFrame:
+    """The tokens of the two sequences (the second is the first, reversed); every fifth position is answered."""
+    parts = []
+    for sequence, words in enumerate([list(texts), list(texts)[::-1]]):
+        position = np.arange(len(words))
+        columns = {"position": position, "token": position, "text": words, "answered": position % 5 == 4}
+        parts.append(pd.DataFrame(columns).assign(sequence=sequence))
+    return pd.concat(parts, ignore_index=True).assign(run=run, variant=variant, seed=seed)
+
+
+def training_metrics(sizes: Sizes = SMALL) -> pd.DataFrame:
+    """What training wrote: a row for each step, evaluations at every other row only."""
+    steps = np.arange(0, sizes.steps[-1] + 1, sizes.every // 2)
+    table = pd.DataFrame({"step": steps, "train_loss": 4.0 / (1 + steps), "lr": 3e-3, "seconds": 0.1 * steps})
+    for metric, (start, end) in RUN_METRICS.items():
+        values = np.linspace(start, end, len(steps))
+        values[1::2] = np.nan
+        table[metric] = values
+    return table

@@ -1,0 +1,103 @@
+"""Writing the report: sections into one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import plotly.io
+import plotly.offline
+from markupsafe import Markup
+
+from workbench.errors import UsageError, WorkbenchError
+from workbench.figures import theme
+from workbench.figures.attention import circuitsvis_script
+from workbench.report.sections import SECTIONS, Block, ReportRun, Section, entries
+
+FIGURE_CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+
+
+def write_report(runs: Sequence[ReportRun], path: Path) -> Path:
+    """Write the report on `runs` to `path`, and return `path`. A file already there is replaced at once or not at all.
+
+    Raises:
+        UsageError: there is no run.
+        WorkbenchError: the file cannot be written.
+    """
+    html = render_report(runs)
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, html)
+    except OSError as error:
+        raise WorkbenchError(f"cannot write the report {path}: {error.strerror or error}") from error
+    return path
+
+
+def render_report(runs: Sequence[ReportRun]) -> str:
+    """The report on `runs` as HTML text.
+
+    Raises:
+        UsageError: there is no run.
+    """
+    if not runs:
+        raise UsageError("a report needs at least one run")
+    named = entries(runs)
+    sections = [section for build in SECTIONS if (section := build(named)) is not None]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("workbench.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(
+        title=f"In-context learning: {len(runs)} runs" if len(runs) > 1 else f"In-context learning: {named[0].label}",
+        labels=[entry.label for entry in named],
+        sections=[(section, [_html(block, section, number) for number, block in enumerate(section.blocks)]) for section in sections],
+        style=Markup(Path(__file__).with_name("report.css").read_text(encoding="utf-8")),
+        scripts=_scripts(sections),
+    )
+
+
+def _html(block: Block, section: Section, number: int) -> tuple[Block, Markup, str]:
+    """A block with its drawing, which is already HTML, and its caption."""
+    if block.figure is None:
+        return block, Markup(block.html), ""
+    height = block.figure.layout["height"]
+    drawing = plotly.io.to_html(
+        block.figure,
+        config=FIGURE_CONFIG,
+        include_plotlyjs=False,
+        include_mathjax=False,
+        full_html=False,
+        div_id=f"figure-{section.id}-{number}",
+        default_width="100%",
+        default_height=f"{height}px",
+    )
+    return block, Markup(drawing), theme.caption(block.figure)
+
+
+def _scripts(sections: Sequence[Section]) -> list[Markup]:
+    """The libraries that these sections need, each once."""
+    blocks = [block for section in sections for block in section.blocks]
+    scripts: list[str] = []
+    if any(block.figure is not None for block in blocks):
+        scripts.append(plotly.offline.get_plotlyjs())
+    if any(block.kind == "attention" for block in blocks):
+        scripts.append(circuitsvis_script())
+    return [Markup(script) for script in scripts]
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside `path`, then move into place, so that no reader sees half a file."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        # Text from outside may hold halves of characters, which UTF-8 cannot; they are spelled out.
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

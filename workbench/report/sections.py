@@ -1,0 +1,256 @@
+"""What a report holds: one function for each section, from runs to figures and words.
+
+A section is one entry in `SECTIONS`. A function returns None where the runs hold nothing for it, and the report
+then has no such section.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.config import RunConfig
+from workbench.errors import UsageError
+from workbench.figures import formation as curves
+from workbench.figures.attention import DECIMALS, attention_heads_html, attention_patterns, visible_token
+from workbench.figures.head_curves import SCORE_TITLES, score_curves
+from workbench.figures.heads import score_heat_map
+from workbench.figures.tables import REPEATED_TOKENS, distinct, score_tasks, where
+from workbench.figures.theme import variant_colour
+
+MAX_POSITIONS = 96
+"""Positions of the sample sequence that are drawn: the early part of a causal pattern is complete in itself."""
+
+MAX_HEADS = 16
+"""Heads of one run that are drawn, those with a role first."""
+
+PATTERN_BUDGET = 900_000
+"""Characters of attention patterns in a report: with the libraries (6.1 MB) and the figures, the page of eight runs of
+the demo's size stays under 8 MB. A run of the largest size fits; later runs are named where they do not."""
+
+
+class ReportRun(Protocol):
+    """What the report needs of a run (`workbench.runs.Run` has it)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def config(self) -> RunConfig: ...
+    @property
+    def provenance(self) -> dict[str, Any]: ...
+    def metrics(self) -> pd.DataFrame: ...
+    def table(self, name: str) -> pd.DataFrame | None: ...
+    def summary(self) -> dict[str, Any] | None: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run and the label that tells it from the others in this report."""
+
+    label: str
+    run: ReportRun
+    summary: Mapping[str, Any]
+
+    @property
+    def variant(self) -> str:
+        return self.run.config.model.variant
+
+    @property
+    def colour(self) -> str:
+        return variant_colour(self.variant)
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """A table of the run, its rows named by the label; None where there is none."""
+        table = self.run.table(name)
+        return None if table is None or table.empty else table.assign(run=self.label)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One piece of a section; `kind` says how the template shows it and which of the other fields it holds."""
+
+    kind: str
+    text: str = ""
+    figure: go.Figure | None = None
+    html: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, its anchor in the page, and what stands under it."""
+
+    id: str
+    title: str
+    blocks: list[Block]
+
+
+def entries(runs: Sequence[ReportRun]) -> list[Entry]:
+    """The runs under labels that differ: the name, with the variant or a number where names are equal."""
+    names = [run.name for run in runs]
+    labels: list[str] = []
+    for run in runs:
+        label = run.name if names.count(run.name) == 1 else f"{run.config.model.variant}/{run.name}"
+        again = sum(other == label or other.startswith(f"{label} (") for other in labels)
+        labels.append(f"{label} ({again + 1})" if again else label)
+    return [Entry(label, run, run.summary() or {}) for label, run in zip(labels, runs, strict=True)]
+
+
+def summary_section(runs: Sequence[Entry]) -> Section:
+    """In words, run by run, and as a table."""
+    rows = [
+        {
+            "label": entry.label,
+            "colour": entry.colour,
+            "variant": entry.variant,
+            "seed": entry.run.config.model.seed,
+            "previous_token_head": entry.summary.get("previous_token_head") or "none",
+            "induction_heads": ", ".join(entry.summary.get("induction_heads", ())) or "none",
+            "in_context_accuracy": entry.summary.get("in_context_accuracy"),
+            "formed_step": entry.summary.get("formed_step"),
+            "lines": entry.summary.get("lines", ()),
+            "analysed": bool(entry.summary),
+        }
+        for entry in runs
+    ]
+    thresholds = sorted({entry.summary["threshold"] for entry in runs if "threshold" in entry.summary})
+    return Section("summary", "Summary", [Block("summary", data={"runs": rows, "thresholds": thresholds})])
+
+
+def formation_section(runs: Sequence[Entry]) -> Section | None:
+    """Accuracy and loss over training, from the analysed checkpoints, or else from the evaluations during training."""
+    tables = [table for entry in runs if (table := _formation(entry)) is not None]
+    if not tables:
+        return None
+    table = pd.concat(tables, ignore_index=True)
+    metrics = distinct(table, "metric")
+    figures: list[go.Figure] = []
+    if "in_context_accuracy" in metrics:
+        formed = {entry.label: entry.summary["formed_step"] for entry in runs if "formed_step" in entry.summary}
+        thresholds = {entry.summary["threshold"] for entry in runs if "threshold" in entry.summary}
+        figures.append(curves.accuracy_curves(table, formed=formed, threshold=thresholds.pop() if len(thresholds) == 1 else None))
+    if any(metric in metrics for metric in curves.LOSS_TITLES):
+        figures.append(curves.loss_curves(table, references=_shared_references(runs)))
+    return Section("formation", "Formation", [Block("figure", figure=figure) for figure in figures]) if figures else None
+
+
+def _formation(entry: Entry) -> pd.DataFrame | None:
+    table = entry.table("formation")
+    if table is not None:
+        return table
+    try:
+        return curves.from_metrics(entry.run.metrics(), run=entry.label, variant=entry.variant, seed=entry.run.config.model.seed)
+    except UsageError:  # a run without an evaluation has no curves
+        return None
+
+
+def _shared_references(runs: Sequence[Entry]) -> dict[str, float]:
+    """The floors on which all runs that give them agree: where tasks differ, one line would be true of one run only."""
+    values: dict[str, set[float]] = {}
+    for entry in runs:
+        for metric, value in (entry.summary.get("references") or {}).items():
+            values.setdefault(metric, set()).add(round(value, 6))
+    return {metric: found.pop() for metric, found in values.items() if len(found) == 1}
+
+
+def heads_section(runs: Sequence[Entry]) -> Section | None:
+    """Scores of every head, over training and as a heat map, on each kind of sequence on which they were measured."""
+    tables = [table for entry in runs if (table := entry.table("formation")) is not None]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    roles = {entry.label: _roles(entry) for entry in runs}
+    blocks: list[Block] = []
+    for task in score_tasks(table):
+        rows = cast(pd.DataFrame, table.loc[(table["task"] == task) & table["metric"].isin(list(SCORE_TITLES))])
+        held = distinct(rows, "metric")
+        followed = [metric for metric in ("previous_token_score", "prefix_matching_score") if metric in held]
+        if not held:
+            continue
+        words = "repeated random tokens" if task == REPEATED_TOKENS else f"{task} sequences"
+        blocks.append(Block("heading", text=f"On {words}"))
+        if followed:
+            blocks.append(Block("figure", figure=score_curves(rows, task=task, roles=roles, metrics=followed)))
+        blocks.append(Block("figure", figure=score_heat_map(rows, task=task)))
+    return Section("heads", "Heads", blocks) if blocks else None
+
+
+def _roles(entry: Entry) -> dict[str, str]:
+    previous = entry.summary.get("previous_token_head")
+    roles = {previous: "previous-token head"} if previous else {}
+    return roles | {head: "induction head" for head in entry.summary.get("induction_heads", ()) if head != previous}
+
+
+def attention_section(runs: Sequence[Entry]) -> Section | None:
+    """Every head's attention on the first sample sequence, at the last checkpoint of each run."""
+    blocks: list[Block] = []
+    left_out: list[str] = []
+    room = PATTERN_BUDGET
+    for number, entry in enumerate(runs):
+        attention, tokens = entry.table("attention"), entry.table("tokens")
+        if attention is None or tokens is None:
+            continue
+        block = _attention_block(entry, attention, tokens, f"attention-{number}")
+        if len(block.html) > room:
+            left_out.append(entry.label)
+            continue
+        room -= len(block.html)
+        blocks.append(block)
+    if not blocks and not left_out:
+        return None
+    data = {"decimals": DECIMALS, "max_positions": MAX_POSITIONS, "left_out": left_out, "drawn": bool(blocks)}
+    return Section("attention", "Attention", [Block("attention-legend", data=data), *blocks])
+
+
+def _attention_block(entry: Entry, attention: pd.DataFrame, tokens: pd.DataFrame, div_id: str) -> Block:
+    patterns = attention_patterns(attention)
+    words = where(tokens, sequence=patterns.sequence).sort_values(by="position").head(MAX_POSITIONS)
+    length = min(patterns.values.shape[1], MAX_POSITIONS)
+    texts = [str(text) for text in words["text"]]
+    roles = _roles(entry)
+    # CircuitsVis opens with the first head: one worth seeing.
+    order = sorted(range(len(patterns.head_names)), key=lambda head: patterns.head_names[head] not in roles)[:MAX_HEADS]
+    names = [patterns.head_names[head] for head in order]
+    html = attention_heads_html(texts, patterns.values[order, :length, :length], names, div_id)
+    strip = [
+        {"position": int(position), "text": visible_token(text), "answered": bool(answered)}
+        for position, text, answered in zip(words["position"], texts, words["answered"], strict=True)
+    ]
+    answered = [token for token in strip if token["answered"]]
+    data = {"label": entry.label, "step": patterns.step, "sequence": patterns.sequence, "tokens": strip, "answered": answered}
+    data |= {"shown": length, "length": patterns.values.shape[1], "roles": roles}
+    data |= {"heads_shown": len(names), "heads": len(patterns.head_names)}
+    return Block("attention", html=html, data=data)
+
+
+def provenance_section(runs: Sequence[Entry]) -> Section:
+    """The whole configuration of each run, and where it came from."""
+    blocks = [
+        Block(
+            "provenance",
+            data={
+                "label": entry.label,
+                "path": str(entry.run.path),
+                "config": entry.run.config.to_yaml(),
+                "provenance": json.dumps(entry.run.provenance, indent=2, ensure_ascii=False, default=str),
+            },
+        )
+        for entry in runs
+    ]
+    return Section("provenance", "Configuration and provenance", blocks)
+
+
+SECTIONS: list[Callable[[Sequence[Entry]], Section | None]] = [
+    summary_section,
+    formation_section,
+    heads_section,
+    attention_section,
+    provenance_section,
+]
+"""The sections of a report, in the order of the page."""

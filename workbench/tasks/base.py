@@ -1,0 +1,76 @@
+"""What a task is: something that draws annotated batches of sequences and can describe itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from workbench.axes import Mask, Tokens
+from workbench.config import TaskConfig
+
+Split = Literal["train", "ood"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of sequences with, for every position, what is known about the step to the next token."""
+
+    tokens: Tokens
+    """the model's input"""
+    targets: Tokens
+    """the next token at every position"""
+    answered: Mask
+    """where the context has already shown the answer: in-context accuracy is measured here"""
+    unanswerable: Mask
+    """where only the statistics learnt in training can tell the next token: bigram loss is measured here"""
+    annotations: Mapping[str, Int[Tensor, "batch pos"]] = field(default_factory=dict)
+    """whatever else the task knows about each position, by name"""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice) -> Batch:
+        """Some of the sequences."""
+        annotations = {name: values[rows] for name, values in self.annotations.items()}
+        return Batch(self.tokens[rows], self.targets[rows], self.answered[rows], self.unanswerable[rows], annotations)
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch on another device."""
+        annotations = {name: values.to(device) for name, values in self.annotations.items()}
+        return Batch(
+            self.tokens.to(device), self.targets.to(device), self.answered.to(device), self.unanswerable.to(device), annotations
+        )
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A source of sequences. `sample` depends on nothing but its arguments and the task's configuration:
+    the same generator state gives the same batch on any machine."""
+
+    config: TaskConfig
+
+    def sample(self, batch_size: int, rng: np.random.Generator, split: Split = "train") -> Batch:
+        """Draw `batch_size` sequences of `config.seq_len` tokens. Raises UsageError for a split the task does not have."""
+        ...
+
+    def describe(self) -> str:
+        """One paragraph: what the sequences are, in words and with this configuration's numbers."""
+        ...
+
+    def to_strings(self, tokens: Iterable[int]) -> list[str]:
+        """Each token as text, for figures and tables."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the distribution, texts read from disk included."""
+        ...
+
+    def references(self) -> dict[str, float]:
+        """Values a perfect predictor would reach, by metric name (for example the bigram loss's floor, in nats)."""
+        ...
