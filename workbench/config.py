@@ -6,133 +6,29 @@ of range or an impossible combination is a `ConfigError` of one line. This modul
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
-import pydantic
 import yaml
 
-from workbench.errors import ConfigError, unknown_name
+from workbench.config_base import Config
+from workbench.errors import ConfigError
+from workbench.tasks.configs import RepeatedTokensConfig, TaskConfig, TriggerBigramConfig, task_config
+
+__all__ = [
+    "ModelConfig",
+    "RepeatedTokensConfig",
+    "RunConfig",
+    "TaskConfig",
+    "TrainConfig",
+    "TriggerBigramConfig",
+    "read_config",
+]
 
 Stream = Literal["none", "query", "key", "value"]
 StreamSource = Literal["previous", "accumulated", "first"]
-
-
-class Config:
-    """Base of every configuration: checks types, converts what a YAML file or a command line gives, compares."""
-
-    section: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            object.__setattr__(self, field.name, _converted(self.section, field.name, value, _hints(type(self))[field.name]))
-        self.check()
-
-    def check(self) -> None:
-        """Raise ConfigError where the values do not fit together."""
-
-    def require(self, condition: bool, message: str) -> None:
-        """Raise ConfigError with `message`, prefixed with the section's name, unless `condition` holds."""
-        if not condition:
-            raise ConfigError(f"{self.section}: {message}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from plain values. Unknown keys are errors that name the nearest field."""
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.section}: expected a mapping of fields, got {values!r}")
-        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        for key in values:
-            if key not in names:
-                raise ConfigError(f"{cls.section}: {unknown_name('field', str(key), names)}")
-        return cls(**values)
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked again. Unknown fields are ConfigErrors."""
-        return type(self).from_dict({**_shallow(self), **changes})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values only (lists for tuples), ready for YAML or JSON."""
-        return {name: _plain(value) for name, value in _shallow(self).items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TriggerBigramConfig(Config):
-    """Sequences from a bigram language in which trigger tokens are followed by an output drawn anew for each
-    sequence (Bietti et al., arXiv 2306.00802, section 3; papers.md section 4)."""
-
-    section: ClassVar[str] = "task"
-    name: Literal["trigger-bigram"] = "trigger-bigram"
-    d_vocab: int = 65
-    """vocabulary size; of a text, the d_vocab most frequent characters are kept"""
-    seq_len: int = 64
-    """tokens in a training sequence (one more is drawn, as the last target)"""
-    language: str = "synthetic"
-    """synthetic (Zipf-Dirichlet), prose (the standard library's own documentation), or the path of a text file"""
-    language_seed: int = 0
-    """seed of the synthetic language and of the choice of held-out outputs"""
-    zipf_exponent: float = 1.0
-    """synthetic language: base frequency of the token of rank r is proportional to 1 / r ** zipf_exponent"""
-    concentration: float = 10.0
-    """synthetic language: each row of the bigram matrix is Dirichlet(concentration * base frequencies)"""
-    n_triggers: int = 5
-    """triggers in each sequence"""
-    triggers: Literal["fixed", "random"] = "fixed"
-    """fixed: the most frequent tokens; random: drawn from the unigram distribution for each sequence"""
-    outputs: Literal["uniform", "bigram"] = "uniform"
-    """a trigger's output is uniform over the vocabulary, or a bigram draw from the trigger"""
-    no_repeat: bool = False
-    """an output never equals its trigger"""
-    ood_fraction: float = 0.0
-    """share of the vocabulary kept out of the training outputs, for the split "ood" (published: 0.25)"""
-
-    def check(self) -> None:
-        self.require(self.d_vocab >= 2, f"d_vocab must be at least 2, got {self.d_vocab}")
-        self.require(self.seq_len >= 2, f"seq_len must be at least 2, got {self.seq_len}")
-        self.require(1 <= self.n_triggers <= self.d_vocab, f"n_triggers must be between 1 and d_vocab={self.d_vocab}, got {self.n_triggers}")
-        self.require(self.zipf_exponent >= 0, f"zipf_exponent must be at least 0, got {self.zipf_exponent}")
-        self.require(self.concentration > 0, f"concentration must be positive, got {self.concentration}")
-        self.require(0 <= self.ood_fraction < 1, f"ood_fraction must lie in [0, 1), got {self.ood_fraction}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepeatedTokensConfig(Config):
-    """Uniformly random tokens, parts of which occur again, so that the context gives the next token
-    (Olsson et al., arXiv 2209.11895), with the placements that tell an induction head from a positional one."""
-
-    section: ClassVar[str] = "task"
-    name: Literal["repeated-tokens"] = "repeated-tokens"
-    d_vocab: int = 64
-    """vocabulary size"""
-    seq_len: int = 64
-    """tokens in a sequence (one more is drawn, as the last target)"""
-    placement: Literal["equal", "jittered", "non-periodic"] = "equal"
-    """equal: one block repeated at a fixed period; jittered: a period drawn for each sequence; non-periodic:
-    copies of earlier stretches at random places among fresh tokens"""
-    block_len: int | None = None
-    """length of the repeated block (jittered: the longest); default seq_len // 2"""
-    distinct: bool = False
-    """the tokens of a block all differ"""
-
-    @property
-    def period(self) -> int:
-        """The block length in force."""
-        return self.seq_len // 2 if self.block_len is None else self.block_len
-
-    def check(self) -> None:
-        self.require(self.d_vocab >= 2, f"d_vocab must be at least 2, got {self.d_vocab}")
-        self.require(self.seq_len >= 4, f"seq_len must be at least 4, got {self.seq_len}")
-        self.require(2 <= self.period < self.seq_len, f"block_len must be between 2 and seq_len - 1 = {self.seq_len - 1}, got {self.period}")
-        self.require(not self.distinct or self.period <= self.d_vocab, f"distinct blocks of {self.period} need d_vocab of at least as many, got {self.d_vocab}")
-
-
-TaskConfig = TriggerBigramConfig | RepeatedTokensConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,10 +134,15 @@ class ModelConfig(Config):
             self.positional_embedding_type != "sinusoidal" or self.d_model % 2 == 0,
             f"sinusoidal positions need an even d_model, got {self.d_model}",
         )
-        self.require(self.attn_scale == -1.0 or self.attn_scale > 0, f"attn_scale must be positive, or -1 for sqrt(d_head), got {self.attn_scale}")
+        self.require(
+            self.attn_scale == -1.0 or self.attn_scale > 0, f"attn_scale must be positive, or -1 for sqrt(d_head), got {self.attn_scale}"
+        )
         self.require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         self.require(self.eps > 0, f"eps must be positive, got {self.eps}")
-        self.require(self.initializer_range == -1.0 or self.initializer_range > 0, f"initializer_range must be positive, or -1, got {self.initializer_range}")
+        self.require(
+            self.initializer_range == -1.0 or self.initializer_range > 0,
+            f"initializer_range must be positive, or -1, got {self.initializer_range}",
+        )
         self.require(self.embed_std is None or self.embed_std > 0, f"embed_std must be positive, got {self.embed_std}")
         self.require(
             self.stream == "none" or self.n_layers >= 2,
@@ -316,14 +217,19 @@ class TrainConfig(Config):
         self.require(all(0 <= beta < 1 for beta in self.betas), f"betas must lie in [0, 1), got {self.betas}")
         self.require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}")
         self.require(self.weight_decay >= 0, f"weight_decay must be at least 0, got {self.weight_decay}")
-        self.require(0 <= self.warmup_steps <= self.steps, f"warmup_steps must be between 0 and steps={self.steps}, got {self.warmup_steps}")
+        self.require(
+            0 <= self.warmup_steps <= self.steps, f"warmup_steps must be between 0 and steps={self.steps}, got {self.warmup_steps}"
+        )
         self.require(0 <= self.final_lr_fraction <= 1, f"final_lr_fraction must lie in [0, 1], got {self.final_lr_fraction}")
         self.require(self.grad_clip is None or self.grad_clip > 0, f"grad_clip must be positive, got {self.grad_clip}")
         beyond = [step for step in self.checkpoint_steps if not 0 <= step <= self.steps]
         self.require(not beyond, f"checkpoint_steps must lie between 0 and steps={self.steps}, got {beyond[:1]}")
         if self.checkpoint_dense is not None:
             first, last, every = self.checkpoint_dense
-            self.require(0 <= first <= last and every >= 1, f"checkpoint_dense must be (first, last, every) with first <= last, got {self.checkpoint_dense}")
+            self.require(
+                0 <= first <= last and every >= 1,
+                f"checkpoint_dense must be (first, last, every) with first <= last, got {self.checkpoint_dense}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,74 +300,6 @@ class RunConfig(Config):
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         keys = [*mine, *(key for key in theirs if key not in mine)]
         return [f"{key}: {mine.get(key)} != {theirs.get(key)}" for key in keys if mine.get(key) != theirs.get(key)]
-
-
-TASK_CONFIGS: dict[str, type[Config]] = {"trigger-bigram": TriggerBigramConfig, "repeated-tokens": RepeatedTokensConfig}
-
-
-def task_config(values: Mapping[str, Any]) -> TaskConfig:
-    """The configuration of the task that `values["name"]` names."""
-    name = values.get("name")
-    if name not in TASK_CONFIGS:
-        raise ConfigError(f"task: {unknown_name('task', str(name), TASK_CONFIGS)}")
-    return TASK_CONFIGS[name].from_dict(values)  # type: ignore[return-value]
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-@functools.cache
-def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(hint, config=None if _holds_dataclass(hint) else {"allow_inf_nan": False})
-
-
-def _holds_dataclass(hint: Any) -> bool:
-    return dataclasses.is_dataclass(hint) or any(dataclasses.is_dataclass(arg) for arg in get_args(hint))
-
-
-def _converted(section: str, name: str, value: Any, hint: Any) -> Any:
-    """`value` as the field's type: lists become tuples, numbers in text become numbers; anything else must fit."""
-    if _holds_dataclass(hint):
-        if isinstance(value, get_args(hint) or hint):
-            return value
-        raise ConfigError(f"{section}.{name}: expected a section of fields, got {value!r}")
-    number_expected = not any(part in (bool, Any) for part in _parts(hint))
-    try:
-        if number_expected and isinstance(value, bool):
-            raise ValueError
-        return _adapter(hint).validate_python(value)
-    except ValueError:
-        raise ConfigError(f"{section}.{name}: expected {_spelled(hint)}, got {value!r}") from None
-
-
-def _parts(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _spelled(hint: Any) -> str:
-    """A type as a person would write it: 'int', 'one of relu, gelu', 'float or none'."""
-    if hint is type(None):
-        return "none"
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    if get_origin(hint) is tuple:
-        inner = get_args(hint)
-        return f"a list of {_spelled(inner[0])}" if inner[-1] is Ellipsis else f"{len(inner)} values of {_spelled(inner[0])}"
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_spelled(part) for part in get_args(hint))
-    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint))
-
-
-def _shallow(config: Any) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Config):
-        return value.to_dict()
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -53,7 +53,18 @@ class LensInterface(nn.Module):
 
     config: ModelConfig
     cfg: TransformerBridgeConfig
-    blocks: nn.ModuleList
+
+    # Properties, because a runtime check of TransformerLens's protocol (from Python 3.12 on) sees no registered submodule.
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers."""
+        return self._modules["blocks"]
+
+    @property
+    def ln_final(self) -> nn.Module:
+        """The norm before unembedding; the identity where there is none."""
+        return self._modules["ln_final"]
 
     # Weights, stacked over layers where a layer has them.
 
@@ -150,11 +161,13 @@ class LensInterface(nn.Module):
     def set_use_attn_in(self, use_attn_in: bool) -> None:
         """Give every head its own copy of the residual stream, in hook_attn_in."""
         self._refuse_with_stream(use_attn_in)
+        self._refuse_both(use_attn_in, "use_split_qkv_input")
         self.cfg.use_attn_in = use_attn_in
 
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
         """Give every head its own copies for query, key and value, in hook_{q,k,v}_input (for path patching)."""
         self._refuse_with_stream(use_split_qkv_input)
+        self._refuse_both(use_split_qkv_input, "use_attn_in")
         self.cfg.use_split_qkv_input = use_split_qkv_input
 
     def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
@@ -170,13 +183,17 @@ class LensInterface(nn.Module):
                 f"patch hook_{self.config.stream[0]} or hook_{self.config.stream[0]}_stream instead"
             )
 
+    def _refuse_both(self, wanted: bool, other: str) -> None:
+        if wanted and getattr(self.cfg, other):
+            raise UsageError(f"use_attn_in and use_split_qkv_input exclude each other; call set_{other}(False) first")
+
     # Foldings that leave the function unchanged. Each returns a new model.
 
     def fold_layer_norm(self) -> Self:
         """A model of equal logits whose norms have no learned scale and shift (LN -> LNPre, RMS -> RMSPre).
 
         The scale and shift move into the matrices that read the norm. Own projections keep their values, so every
-        stream does too. Returns a copy where there is nothing to fold.
+        stream does too. No weight of the new model is frozen. Returns a copy where there is nothing to fold.
         """
         kind = self.config.normalization_type
         if kind not in ("LN", "RMS"):
@@ -190,9 +207,16 @@ class LensInterface(nn.Module):
         weights["unembed.W_U"] = self.W_U.detach().clone()
         _fold(weights, "ln_final", [("unembed.W_U", "unembed.b_U")])
         config = self.config.replace(
-            normalization_type=f"{kind}Pre", tie_word_embeddings=False, attn_bias=True, mlp_bias=True, unembed_bias=True
+            normalization_type=f"{kind}Pre",
+            tie_word_embeddings=False,
+            attn_bias=True,
+            mlp_bias=True,
+            unembed_bias=True,
+            frozen=(),
+            identity=(),
         )
-        folded = type(self).from_state_dict(weights, config).to(self.cfg.device, self.W_E.dtype)
+        folded = type(self)(config).to(self.cfg.device, self.W_E.dtype)
+        folded.load_weights(weights)
         return folded.train(self.training)
 
     def fold_value_biases(self) -> Self:

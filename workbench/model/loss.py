@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -12,19 +13,20 @@ from workbench.errors import UsageError
 
 def next_token_loss(
     logits: Logits, tokens: Tokens | None, targets: Tokens | None = None, mask: Mask | None = None, *, per_token: bool = False
-) -> Float[Tensor, ""] | Float[Tensor, "batch pos"]:
+) -> Float[Tensor, ""] | Float[Tensor, "batch predicted"]:
     """Cross-entropy in nats of the next token, averaged over the positions in `mask` (default: all).
 
     `targets` [batch, pos] holds the next token at each position. Without it, the tokens shifted by one are the
-    targets, and the last position has none. Raises UsageError where the mask chooses no position.
+    targets, and the last position has none. Where the mask chooses no position the loss is 0, so that such a batch
+    trains nothing. `per_token` gives every position's loss, 0 outside the mask.
     """
     if targets is None:
         if tokens is None:
             raise UsageError("the loss of inputs_embeds needs targets")
-        tokens = tokens if tokens.ndim == 2 else tokens[None]
         logits, targets = logits[:, :-1], tokens[:, 1:]
         mask = mask[:, :-1] if mask is not None else None
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view(targets.shape)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
     if per_token:
         return losses if mask is None else losses * mask
     if mask is None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.hook_points import HookPoint
+from transformer_lens.HookedRootModule import HookedRootModule
 
-from workbench.axes import Logits, Mask, Resid, Tokens
+from workbench.axes import Mask, Resid, Tokens
 from workbench.config import ModelConfig
-from workbench.errors import UsageError
+from workbench.errors import UsageError, unknown_name
 from workbench.model.block import TransformerBlock
 from workbench.model.cache import ActivationCache
 from workbench.model.components import Embed, Unembed, make_norm
@@ -24,8 +23,15 @@ from workbench.model.weights import check_state_dict, clean_state_dict, infer_co
 
 NamesFilter = str | list[str] | tuple[str, ...] | Callable[[str], bool] | None
 
-# Activations whose position axis is third from the end; everywhere else it is the second.
-_HEAD_VECTORS = ("_q", "_k", "_v", "_z", "_result", "_stream", "_used", "_q_input", "_k_input", "_v_input", "_attn_in")
+# Hooks that are passed only where a tool asked for them: the end of their names, and the flag in cfg.
+_ON_REQUEST = {
+    "hook_result": "use_attn_result",
+    "hook_attn_in": "use_attn_in",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+    "hook_mlp_in": "use_hook_mlp_in",
+}
 
 
 class HookedTransformer(LensInterface, HookedRootModule):
@@ -47,15 +53,20 @@ class HookedTransformer(LensInterface, HookedRootModule):
             self.pos_embed = PosEmbed(config)
             self.hook_pos_embed = HookPoint()
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(TransformerBlock(config, self.cfg, layer) for layer in range(config.n_layers))
-        self.ln_final = make_norm(config)
+        # blocks and ln_final are read through properties (lens.py).
+        self.blocks = nn.ModuleList(TransformerBlock(config, self.cfg, layer) for layer in range(config.n_layers))  # pyright: ignore
+        self.ln_final = make_norm(config)  # pyright: ignore
         self.unembed = Unembed(config, self.embed)
         initialise(self, config)
         self.setup()
+        # TransformerLens 4 looks for the split inputs inside attention; classic names have them beside it.
+        for layer, block in enumerate(self.blocks):
+            for letter in "qkv":
+                self.mod_dict[f"blocks.{layer}.attn.hook_{letter}_input"] = getattr(block, f"hook_{letter}_input")
 
     def forward(
         self,
-        tokens: Tokens | None = None,
+        tokens: Tokens | Int[Tensor, " pos"] | None = None,
         return_type: Literal["logits", "loss", "both"] | None = "logits",
         *,
         inputs_embeds: Resid | None = None,
@@ -65,10 +76,12 @@ class HookedTransformer(LensInterface, HookedRootModule):
     ) -> Any:
         """Run the model on tokens [batch, pos] (or [pos]), or on `inputs_embeds` [batch, pos, d_model] in their place.
 
-        return_type "logits" gives [batch, pos, d_vocab]; "loss" the mean cross-entropy in nats (or [batch, pos] with
-        `loss_per_token`); "both" a pair; None nothing. Targets default to the tokens shifted by one; `loss_mask`
-        chooses positions. Raises UsageError for a sequence longer than learned positions allow.
+        return_type "logits" gives [batch, pos, d_vocab]; "loss" the mean cross-entropy in nats (with `loss_per_token`
+        one for each target); "both" a pair; None nothing. Targets [batch, pos] default to the tokens shifted by one,
+        [batch, pos - 1]; `loss_mask` chooses positions. Raises UsageError for a sequence longer than learned positions allow.
         """
+        if isinstance(tokens, Tensor) and tokens.ndim == 1:
+            tokens = tokens[None]
         logits = self.unembed(self.ln_final(self._residual(self._embedded(tokens, inputs_embeds))))
         if return_type is None or return_type == "logits":
             return None if return_type is None else logits
@@ -81,9 +94,11 @@ class HookedTransformer(LensInterface, HookedRootModule):
         if (tokens is None) == (inputs_embeds is None):
             raise UsageError("give either tokens or inputs_embeds")
         if tokens is not None:
+            if not isinstance(tokens, Tensor):
+                raise UsageError(f"tokens must be a tensor of token ids, got {type(tokens).__name__}; model.to_tokens makes one")
             if tokens.is_floating_point():
                 raise UsageError(f"tokens must be integers, got {tokens.dtype}; continuous inputs go to inputs_embeds")
-            inputs_embeds = self.embed(tokens if tokens.ndim == 2 else tokens[None])
+            inputs_embeds = self.embed(tokens)
         resid = self.hook_embed(inputs_embeds)
         if self.config.positional_embedding_type in ("standard", "sinusoidal"):
             resid = resid + self.hook_pos_embed(self.pos_embed(resid.shape[1]).expand_as(resid))
@@ -96,20 +111,44 @@ class HookedTransformer(LensInterface, HookedRootModule):
         return resid
 
     def run_with_cache(
-        self, *args: Any, names_filter: NamesFilter = None, return_cache_object: bool = True, pos_slice: Any = None, **kwargs: Any
+        self,
+        *args: Any,
+        names_filter: NamesFilter = None,
+        return_cache_object: bool = True,
+        remove_batch_dim: bool = False,
+        pos_slice: Any = None,
+        **kwargs: Any,
     ) -> tuple[Any, Any]:
         """The output and an ActivationCache (or a dict) of the activations that `names_filter` names: a name, a list
-        or tuple of names, a function of the name, or None for all. `pos_slice` keeps some positions."""
+        or tuple of names, a function of the name, or None for all. `pos_slice` keeps some positions. Raises UsageError
+        where `remove_batch_dim` meets more than one sequence."""
         if isinstance(names_filter, tuple):
             names_filter = list(names_filter)
-        remove_batch_dim = kwargs.pop("remove_batch_dim", False)
+        if remove_batch_dim:
+            inputs = args[0] if args else next(kwargs[name] for name in ("tokens", "inputs_embeds") if name in kwargs)
+            if inputs.ndim > 1 and len(inputs) != 1:
+                raise UsageError(f"remove_batch_dim needs a batch of one sequence, got {len(inputs)}")
         output, activations = super().run_with_cache(*args, names_filter=names_filter, **kwargs)
         if pos_slice is not None:
             activations = {name: _sliced(name, value, pos_slice) for name, value in activations.items()}
-        if not return_cache_object:
-            return output, activations
-        cache = ActivationCache(activations, self)
-        return output, cache.remove_batch_dim(1) if remove_batch_dim else cache
+        if remove_batch_dim:
+            activations = {name: value[0] for name, value in activations.items()}
+        return output, ActivationCache(activations, self, not remove_batch_dim) if return_cache_object else activations
+
+    def hooks(self, fwd_hooks: Any = (), bwd_hooks: Any = (), *args: Any, **kwargs: Any) -> Any:
+        """As in TransformerLens: a context in which hooks are attached. Raises UsageError for a name that there is not."""
+        for name, _ in (*fwd_hooks, *bwd_hooks):
+            if isinstance(name, str) and name not in self.mod_dict:
+                raise unknown_name("hook", name, self.hook_dict)
+        return super().hooks(list(fwd_hooks), list(bwd_hooks), *args, **kwargs)
+
+    def run_with_hooks(self, *args: Any, fwd_hooks: Any = (), bwd_hooks: Any = (), **kwargs: Any) -> Any:
+        """As in TransformerLens: one forward pass with hooks attached. Raises UsageError for a hook that would not run."""
+        for name, _ in (*fwd_hooks, *bwd_hooks):
+            flag = _ON_REQUEST.get(name.rsplit(".", 1)[-1]) if isinstance(name, str) else None
+            if flag and not getattr(self.cfg, flag):
+                raise UsageError(f"{name} is passed only after model.set_{flag}(True)")
+        return super().run_with_hooks(*args, fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks), **kwargs)
 
     def streamed_OV(self, layer: int) -> dict[int, Any]:
         """The second OV circuits of `layer` through a value stream: source layer -> FactoredMatrix
@@ -145,8 +184,9 @@ class HookedTransformer(LensInterface, HookedRootModule):
         return self
 
 
-def _sliced(name: str, value: Tensor, pos_slice: Any) -> Float[Tensor, "..."]:
+def _sliced(name: str, value: Tensor, pos_slice: Any) -> Float[Tensor, ...]:
     from transformer_lens.utilities import Slice
 
-    dim = -3 if name.endswith(_HEAD_VECTORS) else -2
-    return Slice.unwrap(pos_slice).apply(value, dim=dim) if value.ndim >= -dim else value
+    # Vectors of heads are [batch, pos, head, width]; scores and patterns [batch, head, dst, src]; all else [batch, pos, width].
+    per_head = value.ndim == 4 and not name.removesuffix("_grad").endswith(("hook_attn_scores", "hook_pattern"))
+    return Slice.unwrap(pos_slice).apply(value, dim=-3 if per_head else -2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -55,21 +56,25 @@ def clean_state_dict(state_dict: Mapping[str, Any], config: ModelConfig) -> dict
     kept: dict[str, Tensor] = {}
     for name, value in state_dict.items():
         last = name.rsplit(".", 1)[-1]
-        if last in ("mask", "IGNORE") or last in ("rotary_sin", "rotary_cos"):
-            if last == "rotary_sin" and config.positional_embedding_type == "rotary":
+        if last in ("mask", "IGNORE", "rotary_sin", "rotary_cos"):
+            if last == "rotary_sin":
                 _check_rotary(name, value, config)
             continue
         kept[name] = value
-    if config.tie_word_embeddings and "unembed.W_U" in kept:
-        if not torch.equal(kept.pop("unembed.W_U"), kept["embed.W_E"].T):
-            raise CheckpointError("tie_word_embeddings is true, but unembed.W_U is not the transpose of embed.W_E")
+    tied = config.tie_word_embeddings and "embed.W_E" in kept
+    if tied and "unembed.W_U" in kept and not torch.equal(kept.pop("unembed.W_U"), kept["embed.W_E"].T):
+        raise CheckpointError("tie_word_embeddings is true, but unembed.W_U is not the transpose of embed.W_E")
     return kept
 
 
 def _check_rotary(name: str, sin: Tensor, config: ModelConfig) -> None:
+    if config.positional_embedding_type != "rotary":
+        raise CheckpointError(f"{name}: the weights belong to rotary positions, the model has {config.positional_embedding_type!r}")
     ours = rotary_angles(len(sin), config.head_width, config.rotary_base)[0]
     if sin.shape != ours.shape or not torch.allclose(sin.float(), ours, atol=1e-4):
-        raise CheckpointError(f"{name}: rotary positions of another kind (partial, adjacent pairs, or a base other than {config.rotary_base:g})")
+        raise CheckpointError(
+            f"{name}: rotary positions of another kind (partial, adjacent pairs, or a base other than {config.rotary_base:g})"
+        )
 
 
 def check_state_dict(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -77,6 +82,8 @@ def check_state_dict(state_dict: Mapping[str, Tensor], expected: Mapping[str, Te
     for name, value in expected.items():
         if name not in state_dict:
             raise CheckpointError(f"the state dict lacks {name}, which this architecture has")
+        if not isinstance(state_dict[name], Tensor):
+            raise CheckpointError(f"{name} is no tensor but {type(state_dict[name]).__name__}")
         if tuple(state_dict[name].shape) != tuple(value.shape):
             raise CheckpointError(f"{name} has shape {tuple(state_dict[name].shape)}, this architecture expects {tuple(value.shape)}")
     for name in state_dict:
@@ -87,29 +94,42 @@ def check_state_dict(state_dict: Mapping[str, Tensor], expected: Mapping[str, Te
 def infer_config(state_dict: Mapping[str, Tensor], **known: Any) -> ModelConfig:
     """The configuration of a classic HookedTransformer state dict: shapes tell the sizes, `known` tells the rest.
 
-    Raises ConfigError, naming the field, where neither says it: nothing is guessed.
+    Raises ConfigError, naming the fields, where neither says them. Fields that leave no trace in a state dict and have
+    a usual value (parallel_attn_mlp, attn_scale, eps, rotary_base, dropout, stream) keep their defaults unless passed.
     """
-    if "embed.W_E" not in state_dict or "blocks.0.attn.W_Q" not in state_dict:
-        raise CheckpointError("not a HookedTransformer state dict: it lacks embed.W_E or blocks.0.attn.W_Q")
-    d_vocab, d_model = state_dict["embed.W_E"].shape
-    n_heads, _, d_head = state_dict["blocks.0.attn.W_Q"].shape
+    d_vocab, d_model = _shape(state_dict, "embed.W_E", 2)
+    n_heads, _, d_head = _shape(state_dict, "blocks.0.attn.W_Q", 3)
+    layers = [re.match(r"blocks\.(\d+)\.", name) for name in state_dict]
     fields: dict[str, Any] = {
-        "n_layers": 1 + max(int(name.split(".")[1]) for name in state_dict if name.startswith("blocks.")),
+        "n_layers": 1 + max(int(layer[1]) for layer in layers if layer),
         "d_vocab": d_vocab,
         "d_model": d_model,
         "n_heads": n_heads,
         "d_head": d_head,
         "attn_only": "blocks.0.mlp.W_in" not in state_dict,
-        "tie_word_embeddings": "unembed.W_U" not in state_dict,
     }
+    if "unembed.W_U" in state_dict:
+        fields["tie_word_embeddings"] = False
     if "pos_embed.W_pos" in state_dict:
-        fields |= {"positional_embedding_type": "standard", "n_ctx": len(state_dict["pos_embed.W_pos"])}
+        fields |= {"positional_embedding_type": "standard", "n_ctx": _shape(state_dict, "pos_embed.W_pos", 2)[0]}
+    elif "blocks.0.attn.rotary_sin" in state_dict:
+        fields |= {"positional_embedding_type": "rotary", "n_ctx": _shape(state_dict, "blocks.0.attn.rotary_sin", 2)[0]}
     if "blocks.0.ln1.w" in state_dict:
         fields["normalization_type"] = "LN" if "blocks.0.ln1.b" in state_dict else "RMS"
     if not fields["attn_only"]:
-        fields["d_mlp"] = state_dict["blocks.0.mlp.W_in"].shape[1]
-    needed = ["normalization_type", "positional_embedding_type", "n_ctx", *([] if fields["attn_only"] else ["act_fn"])]
+        fields["d_mlp"] = _shape(state_dict, "blocks.0.mlp.W_in", 2)[1]
+    needed = ["normalization_type", "positional_embedding_type", "n_ctx", "tie_word_embeddings"]
+    needed += [] if fields["attn_only"] else ["act_fn"]
     missing = [name for name in needed if name not in fields and name not in known]
     if missing:
         raise ConfigError(f"model: a state dict does not tell {', '.join(missing)}; pass it (for example {missing[0]}=...)")
     return ModelConfig.from_dict({**fields, **known})
+
+
+def _shape(state_dict: Mapping[str, Tensor], name: str, n_axes: int) -> tuple[int, ...]:
+    if name not in state_dict:
+        raise CheckpointError(f"not a HookedTransformer state dict: it lacks {name}")
+    shape = tuple(getattr(state_dict[name], "shape", ()))
+    if len(shape) != n_axes:
+        raise CheckpointError(f"{name} has shape {shape}, expected {n_axes} axes")
+    return shape

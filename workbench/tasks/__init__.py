@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import UsageError, unknown_name
+from workbench.tasks.configs import TASK_CONFIGS, TaskConfig
 
 if TYPE_CHECKING:
-    from workbench.config import TaskConfig
     from workbench.tasks.base import Task
 
 TASKS: dict[str, str] = {
@@ -28,13 +28,15 @@ def make_task(config: TaskConfig) -> Task:
     return factory(config)
 
 
-def register(name: str, target: str) -> None:
-    """Let `make_task` find a task of your own: `target` is "module:Class", the class takes the configuration as
-    its only argument and follows `workbench.tasks.base.Task`. Raises UsageError for a name that is taken by
-    another class, or a target of another form."""
+def register(name: str, target: str, config: type[TaskConfig]) -> None:
+    """Let runs use a task of your own. `target` is "module:Class": a class that takes the configuration as its only
+    argument and follows `workbench.tasks.base.Task`; `config` is the frozen dataclass of that configuration.
+
+    Raises UsageError for a name that is taken by another class, or a target of another form."""
     module, colon, cls = target.partition(":")
     if not (module and colon and cls):
         raise UsageError(f"a task is registered as 'module:Class', got {target!r}")
     if TASKS.get(name, target) != target:
         raise UsageError(f"the task {name!r} is already {TASKS[name]}; choose another name")
     TASKS[name] = target
+    TASK_CONFIGS[name] = config

@@ -43,9 +43,7 @@ class Batch:
     def to(self, device: str | torch.device) -> Batch:
         """The same batch on another device."""
         annotations = {name: values.to(device) for name, values in self.annotations.items()}
-        return Batch(
-            self.tokens.to(device), self.targets.to(device), self.answered.to(device), self.unanswerable.to(device), annotations
-        )
+        return Batch(self.tokens.to(device), self.targets.to(device), self.answered.to(device), self.unanswerable.to(device), annotations)
 
 
 @runtime_checkable
@@ -53,7 +51,10 @@ class Task(Protocol):
     """A source of sequences. `sample` depends on nothing but its arguments and the task's configuration:
     the same generator state gives the same batch on any machine."""
 
-    config: TaskConfig
+    @property
+    def config(self) -> TaskConfig:
+        """What decides the task, and all of it but texts read from disk."""
+        ...
 
     def sample(self, batch_size: int, rng: np.random.Generator, split: Split = "train") -> Batch:
         """Draw `batch_size` sequences of `config.seq_len` tokens. Raises UsageError for a split the task does not have."""

@@ -1,0 +1,66 @@
+"""What a model does at every position of a batch: its loss, and whether its first choice is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.axes import Logits, Mask, Tokens
+from workbench.tasks.base import Batch
+
+if TYPE_CHECKING:
+    from workbench.model import HookedTransformer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss in nats and correctness of the most likely token, for every position of a batch."""
+
+    losses: Float[Tensor, "batch pos"]
+    correct: Bool[Tensor, "batch pos"]
+
+    @classmethod
+    def of_logits(cls, logits: Logits, targets: Tokens) -> Evaluation:
+        """Compare logits [batch, pos, d_vocab] with the next tokens [batch, pos]."""
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view(targets.shape)
+        return cls(losses, logits.argmax(dim=-1) == targets)
+
+
+def masked_mean(values: Tensor, mask: Mask) -> float:
+    """The mean of `values` where `mask` holds; nan where it holds nowhere.
+
+    >>> masked_mean(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[True, True, False]]))
+    1.5
+    """
+    return values[mask].float().mean().item()
+
+
+@torch.inference_mode()
+def evaluate(model: HookedTransformer, batch: Batch, chunk: int = 128) -> Evaluation:
+    """Run the model on a batch, `chunk` sequences at a time, in evaluation mode; the mode is restored."""
+    training = model.training
+    model.eval()
+    try:
+        parts = []
+        for start in range(0, len(batch), chunk):
+            rows = batch[start : start + chunk].to(model.cfg.device)
+            parts.append(Evaluation.of_logits(model(rows.tokens), rows.targets))
+    finally:
+        model.train(training)
+    return Evaluation(torch.cat([part.losses for part in parts]).cpu(), torch.cat([part.correct for part in parts]).cpu())
+
+
+def summary_values(evaluation: Evaluation, batch: Batch) -> dict[str, float]:
+    """Loss, in-context accuracy and loss (where the answer has been seen) and bigram loss (where only global
+    knowledge helps), as plain numbers."""
+    return {
+        "loss": evaluation.losses.mean().item(),
+        "in_context_accuracy": masked_mean(evaluation.correct, batch.answered),
+        "in_context_loss": masked_mean(evaluation.losses, batch.answered),
+        "bigram_loss": masked_mean(evaluation.losses, batch.unanswerable),
+    }

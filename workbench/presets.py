@@ -1,0 +1,66 @@
+"""Named configurations: where to start, and what the papers used."""
+
+from __future__ import annotations
+
+from workbench.config import ModelConfig, RepeatedTokensConfig, RunConfig, TrainConfig, TriggerBigramConfig
+from workbench.errors import unknown_name
+
+presets: dict[str, RunConfig] = {
+    # Forms an induction head in some 400 updates: seconds on two cores.
+    "trigger-bigram": RunConfig(
+        task=TriggerBigramConfig(),
+        model=ModelConfig(),
+        train=TrainConfig(steps=600, checkpoint_every=15),
+    ),
+    # Bietti et al., full model: pre-norm, parallel bias-free relu MLP, T = 256, five fixed triggers. Their corpus is
+    # Shakespeare's characters; the standard library's prose stands in for it. The optimiser's values are ours.
+    "trigger-bigram-paper": RunConfig(
+        task=TriggerBigramConfig(seq_len=256, language="prose"),
+        model=ModelConfig(
+            d_model=128, n_ctx=256, attn_only=False, parallel_attn_mlp=True, mlp_bias=False, attn_bias=False, unembed_bias=False
+        ),
+        train=TrainConfig(steps=1000, batch_size=512, lr=1e-3, warmup_steps=50, schedule="cosine", dtype="auto", checkpoint_every=25),
+    ),
+    # Bietti et al., section 4: one head, no norm, only W_K of both layers and W_O of layer 1 are learnt, SGD, and the
+    # loss counts only where the answer has been seen.
+    "bietti-simplified": RunConfig(
+        task=TriggerBigramConfig(seq_len=256, language="prose"),
+        model=ModelConfig(
+            n_heads=1,
+            d_model=256,
+            n_ctx=256,
+            normalization_type=None,
+            attn_bias=False,
+            unembed_bias=False,
+            attn_scale=1.0,
+            initializer_range=256**-0.5,
+            embed_std=1.0,
+            identity=("blocks.*.attn.W_Q",),
+            frozen=("embed.W_E", "pos_embed.W_pos", "unembed.W_U", "blocks.*.attn.W_V", "blocks.0.attn.W_O"),
+        ),
+        train=TrainConfig(
+            steps=1000,
+            batch_size=512,
+            optimizer="sgd",
+            lr=0.03,
+            momentum=0.9,
+            weight_decay=1e-4,
+            loss_on="answered",
+            dtype="auto",
+            checkpoint_every=25,
+        ),
+    ),
+    # Olsson et al.: random tokens, the second half repeats the first.
+    "repeated-tokens": RunConfig(
+        task=RepeatedTokensConfig(),
+        model=ModelConfig(d_vocab=64),
+        train=TrainConfig(steps=1500, checkpoint_every=50),
+    ),
+}
+
+
+def preset(name: str) -> RunConfig:
+    """The preset of that name. Raises UsageError, with the nearest names, where there is none."""
+    if name not in presets:
+        raise unknown_name("preset", name, presets)
+    return presets[name]

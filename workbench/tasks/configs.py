@@ -1,0 +1,106 @@
+"""The configurations of the tasks: what a run's file says of its data. This module imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from workbench.config_base import Config
+from workbench.errors import ConfigError, unknown_name
+
+
+class TaskConfig(Config):
+    """What every task's configuration has: a name, a vocabulary size and a sequence length."""
+
+    section: ClassVar[str] = "task"
+    name: str
+    d_vocab: int
+    seq_len: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggerBigramConfig(TaskConfig):
+    """Sequences from a bigram language in which trigger tokens are followed by an output drawn anew for each
+    sequence (Bietti et al., arXiv 2306.00802, section 3; papers.md section 4)."""
+
+    name: Literal["trigger-bigram"] = "trigger-bigram"
+    d_vocab: int = 65
+    """vocabulary size; of a text, the d_vocab most frequent characters are kept"""
+    seq_len: int = 64
+    """tokens in a training sequence (one more is drawn, as the last target)"""
+    language: str = "synthetic"
+    """synthetic (Zipf-Dirichlet), prose (the standard library's own documentation), or the path of a text file"""
+    language_seed: int = 0
+    """seed of the synthetic language and of the choice of held-out outputs"""
+    zipf_exponent: float = 1.0
+    """synthetic language: base frequency of the token of rank r is proportional to 1 / r ** zipf_exponent"""
+    concentration: float = 10.0
+    """synthetic language: each row of the bigram matrix is Dirichlet(concentration * base frequencies)"""
+    n_triggers: int = 5
+    """triggers in each sequence"""
+    triggers: Literal["fixed", "random"] = "fixed"
+    """fixed: the most frequent tokens; random: drawn from the unigram distribution for each sequence"""
+    outputs: Literal["uniform", "bigram"] = "uniform"
+    """a trigger's output is uniform over the vocabulary, or a bigram draw from the trigger"""
+    no_repeat: bool = False
+    """an output never equals its trigger"""
+    ood_fraction: float = 0.0
+    """share of the vocabulary kept out of the training outputs, for the split "ood" (published: 0.25)"""
+
+    def check(self) -> None:
+        self.require(self.d_vocab >= 2, f"d_vocab must be at least 2, got {self.d_vocab}")
+        self.require(self.seq_len >= 2, f"seq_len must be at least 2, got {self.seq_len}")
+        self.require(
+            1 <= self.n_triggers <= self.d_vocab, f"n_triggers must be between 1 and d_vocab={self.d_vocab}, got {self.n_triggers}"
+        )
+        self.require(self.zipf_exponent >= 0, f"zipf_exponent must be at least 0, got {self.zipf_exponent}")
+        self.require(self.language_seed >= 0, f"language_seed must be at least 0, got {self.language_seed}")
+        self.require(self.concentration > 0, f"concentration must be positive, got {self.concentration}")
+        self.require(0 <= self.ood_fraction < 1, f"ood_fraction must lie in [0, 1), got {self.ood_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatedTokensConfig(TaskConfig):
+    """Uniformly random tokens, parts of which occur again, so that the context gives the next token
+    (Olsson et al., arXiv 2209.11895), with the placements that tell an induction head from a positional one."""
+
+    name: Literal["repeated-tokens"] = "repeated-tokens"
+    d_vocab: int = 64
+    """vocabulary size"""
+    seq_len: int = 64
+    """tokens in a sequence (one more is drawn, as the last target)"""
+    placement: Literal["equal", "jittered", "non-periodic"] = "equal"
+    """equal: one block repeated at a fixed period; jittered: a period drawn for each sequence; non-periodic:
+    copies of earlier stretches at random places among fresh tokens"""
+    block_len: int | None = None
+    """length of the repeated block (jittered: the longest); default seq_len // 2"""
+    distinct: bool = False
+    """the tokens of a block all differ"""
+
+    @property
+    def period(self) -> int:
+        """The block length in force."""
+        return self.seq_len // 2 if self.block_len is None else self.block_len
+
+    def check(self) -> None:
+        self.require(self.d_vocab >= 2, f"d_vocab must be at least 2, got {self.d_vocab}")
+        self.require(self.seq_len >= 4, f"seq_len must be at least 4, got {self.seq_len}")
+        self.require(
+            2 <= self.period < self.seq_len, f"block_len must be between 2 and seq_len - 1 = {self.seq_len - 1}, got {self.period}"
+        )
+        self.require(
+            not self.distinct or self.period <= self.d_vocab,
+            f"distinct blocks of {self.period} need d_vocab of at least as many, got {self.d_vocab}",
+        )
+
+
+TASK_CONFIGS: dict[str, type[TaskConfig]] = {"trigger-bigram": TriggerBigramConfig, "repeated-tokens": RepeatedTokensConfig}
+
+
+def task_config(values: Mapping[str, Any]) -> TaskConfig:
+    """The configuration of the task that `values["name"]` names."""
+    name = values.get("name")
+    if name not in TASK_CONFIGS:
+        raise ConfigError(f"task: {unknown_name('task', str(name), TASK_CONFIGS)}")
+    return TASK_CONFIGS[name].from_dict(values)

@@ -1,0 +1,183 @@
+"""The training loop: from a configuration to a run, or on from where a run stopped."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from workbench.config import RunConfig, TrainConfig
+from workbench.errors import ConfigError, DivergedError, UsageError
+from workbench.evaluation import evaluate, summary_values
+from workbench.model import HookedTransformer
+from workbench.runs import Run
+from workbench.tasks.base import Batch
+from workbench.tasks.draw import TrainingBatches, generator
+from workbench.training.hardware import arithmetic, resolve_device, resolve_dtype
+from workbench.training.interrupt import stop_on_interrupt
+from workbench.training.optimizer import make_optimizer, restore_optimizer
+from workbench.training.schedule import checkpoint_steps, learning_rate
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped, with a checkpoint, because the user asked it to."""
+
+
+@dataclass
+class Counters:
+    """What the loop carries from step to step beside weights and optimiser; saved with each checkpoint."""
+
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    seconds: float = 0.0
+
+
+def train(config: RunConfig, out: str | Path, *, resume: bool = False, device: str = "auto", progress: bool = True) -> Run:
+    """Train a model and give the run in the folder `out`.
+
+    With `resume`, a run that is there goes on from its last checkpoint, as if it had never stopped (on a CPU in fp32
+    bit for bit), and a folder without a run is started. The first Ctrl-C saves a checkpoint and raises Interrupted.
+
+    Raises:
+        UsageError: the folder holds something else, this run already (without `resume`), or is in use.
+        ConfigError: the folder holds a run of another configuration, or a section is missing.
+        DivergedError: the loss or a weight is not finite; the last good checkpoint is kept.
+    """
+    if config.task is None or config.train is None:
+        raise ConfigError("run: training needs the sections task and train")
+    device = resolve_device(device)
+    config = config.override(train={"dtype": resolve_dtype(config.train.dtype, device)})
+    run = _run(config, Path(out), resume=resume, device=device)
+    with run.lock():
+        trainer = Trainer(run, device)
+        if run.steps:
+            trainer.restore()
+        trainer.train(progress)
+    return run
+
+
+def _run(config: RunConfig, out: Path, *, resume: bool, device: str) -> Run:
+    """The run to train: a new one, or the one that is there."""
+    if not Run.is_run(out):
+        from workbench.tasks import make_task
+
+        assert config.task is not None
+        fingerprint = make_task(config.task).fingerprint()
+        return Run.create(out, config, device=device, threads=torch.get_num_threads(), task_fingerprint=fingerprint)
+    run = Run.load(out)
+    if different := run.config.differences(config):
+        raise ConfigError(f"{out} holds a run of another configuration ({'; '.join(different[:3])}); choose another folder")
+    if not resume:
+        raise UsageError(f"{out} already holds this run ({run.progress}); pass --resume to go on, or choose another folder")
+    return run
+
+
+class Trainer:
+    """A run being trained: model, optimiser, data, and where it stands."""
+
+    def __init__(self, run: Run, device: str) -> None:
+        assert run.config.train is not None and run.task is not None
+        self.run, self.device = run, device
+        self.config: TrainConfig = run.config.train
+        self.model = HookedTransformer(run.config.model).to(device)
+        self.optimizer = make_optimizer(self.config, self.model)
+        self.batches = TrainingBatches(run.task, self.config.batch_size, self.config.data_seed)
+        self.held_out: Batch = run.task.sample(self.config.eval_size, generator(self.config.eval_seed, "evaluate"))
+        self.step, self.counters, self.accuracy = 0, Counters(), float("nan")
+
+    def restore(self) -> None:
+        """Go back to the run's last checkpoint."""
+        checkpoint = self.run.checkpoint()
+        self.model.load_weights(checkpoint.weights())
+        tensors, counters = checkpoint.trainer()
+        restore_optimizer(self.optimizer, self.model, tensors)
+        self.step, self.counters = checkpoint.step, Counters(**counters)
+        self.run.rewind(self.step)
+
+    def train(self, progress: bool = True) -> None:
+        """Make the updates that are left."""
+        saves = set(checkpoint_steps(self.config))
+        if self.step == 0 and not self.run.steps:
+            self._evaluate()
+            self._save()
+        self.model.train()
+        with stop_on_interrupt() as wish, self._random_state(), self._bar(progress) as bar:
+            while self.step < self.config.steps:
+                self._update()
+                bar.update()
+                last = self.step == self.config.steps
+                if self.step % self.config.eval_every == 0 or last:
+                    bar.set_postfix_str(self._evaluate())
+                if self.step in saves or wish.is_set():
+                    self._save()
+                if wish.is_set() and not last:
+                    raise Interrupted(f"stopped at step {self.step} of {self.config.steps}")
+
+    def _update(self) -> None:
+        started = time.perf_counter()
+        batch = self.batches[self.step].to(self.device)
+        if self.run.config.model.dropout:
+            torch.manual_seed(hash((self.config.data_seed, self.step)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        with arithmetic(self.config.dtype, self.device):
+            mask = batch.answered if self.config.loss_on == "answered" else None
+            loss = self.model(batch.tokens, return_type="loss", targets=batch.targets, loss_mask=mask)
+        self._require_finite(loss.item(), "the loss")
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.config.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.step += 1
+        self.counters.loss_sum += loss.item()
+        self.counters.loss_count += 1
+        self.counters.seconds += time.perf_counter() - started
+
+    def _evaluate(self) -> str:
+        """Log the state of training, and give it in short for the progress bar."""
+        values = summary_values(evaluate(self.model, self.held_out), self.held_out)
+        train_loss = self.counters.loss_sum / self.counters.loss_count if self.counters.loss_count else None
+        self.counters.loss_sum, self.counters.loss_count = 0.0, 0
+        row = {"step": self.step, "train_loss": train_loss, "lr": learning_rate(self.config, self.step), **values}
+        self.run.log({name: _finite(value) for name, value in row.items()} | {"seconds": round(self.counters.seconds, 4)})
+        return f"loss {values['loss']:.3f}, in-context accuracy {values['in_context_accuracy']:.3f}"
+
+    def _save(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                self._require_finite(float("nan"), f"the weight {name}")
+        self.run.save(self.step, self.model, self.optimizer, asdict(self.counters))
+
+    def _require_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            kept = f"step {self.run.steps[-1]}" if self.run.steps else "none"
+            raise DivergedError(f"training diverged: {what} is {value} at step {self.step}; last good checkpoint: {kept}; try a smaller lr")
+
+    @contextmanager
+    def _random_state(self) -> Iterator[None]:
+        """Dropout draws from torch's global state, seeded at each step; the caller's state comes back."""
+        state = torch.get_rng_state()
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)
+
+    def _bar(self, progress: bool) -> tqdm[Any]:
+        return tqdm(
+            total=self.config.steps, initial=self.step, disable=not progress, file=sys.stderr, dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 20, desc=f"{self.run.config.model.variant}, seed {self.run.config.model.seed}", unit="step",
+        )  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no nan."""
+    return value if value is None or math.isfinite(value) else None
