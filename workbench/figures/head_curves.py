@@ -16,6 +16,7 @@ from workbench.figures.tables import distinct, head_rows, numbers, where
 
 SCORE_TITLES = {
     "previous_token_score": "Previous-token score",
+    "previous_token_at_answers": "Previous token, at answers",
     "prefix_matching_score": "Prefix-matching score",
     "duplicate_token_score": "Duplicate-token score",
 }
@@ -58,7 +59,8 @@ def score_curves(
     figure.update_xaxes(title_text="training step", row=len(metrics))
     where_scored = f" on {theme.as_text(task)} sequences" if task else ""
     caption = (
-        "Each line is a head. Previous-token score: mean attention to the position just before."
+        "Each line is a head. Previous-token score: mean attention to the position just before, from everywhere or (at"
+        " answers) from the positions that an induction head has to read."
         " Prefix-matching score: mean attention to the positions that follow earlier occurrences of the present token,"
         " as an induction head attends. Both are fractions of the attention, between 0 and 1."
     )

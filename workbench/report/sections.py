@@ -170,7 +170,8 @@ def heads_section(runs: Sequence[Entry]) -> Section | None:
     for task in score_tasks(table):
         rows = cast(pd.DataFrame, table.loc[(table["task"] == task) & table["metric"].isin(list(SCORE_TITLES))])
         held = distinct(rows, "metric")
-        followed = [metric for metric in ("previous_token_score", "prefix_matching_score") if metric in held]
+        previous = "previous_token_at_answers" if "previous_token_at_answers" in held else "previous_token_score"
+        followed = [metric for metric in (previous, "prefix_matching_score") if metric in held]
         if not held:
             continue
         words = "repeated random tokens" if task == REPEATED_TOKENS else f"{task} sequences"

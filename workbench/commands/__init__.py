@@ -1,0 +1,1 @@
+"""The commands of the command line, one file each. They call the same functions that notebooks call."""

@@ -1,0 +1,108 @@
+"""`workbench analyze`"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from workbench.analysis.sections import chosen
+from workbench.errors import UsageError
+from workbench.runs import Run
+from workbench.tables import Tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def analyze(
+    target: Annotated[str, Parameter(help="a run, one of its checkpoints, or a folder of runs")],
+    *,
+    out: Annotated[Path | None, Parameter(help="where tables and report go; default: into the run")] = None,
+    only: Annotated[str | None, Parameter(help="sections or metrics, separated by commas; default: all")] = None,
+    device: Annotated[str, Parameter(help="cpu or cuda")] = "cpu",
+    json_output: Annotated[bool, Parameter(name="--json", help="print the summary and the files as JSON")] = False,
+) -> None:
+    """Measure a run over all its checkpoints, one checkpoint, or every run of a folder.
+
+    Prints a summary, writes tidy tables (parquet and CSV) and one self-contained report.html. On a checkpoint folder,
+    tables and report go to <run>/analysis/<checkpoint>/.
+    """
+    only_names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    runs, steps = _targets(Path(target))
+    chosen(only_names)
+    for run in runs:
+        _place(run, out, several=len(runs) > 1, step=steps[0] if steps else None)
+
+    from workbench.analysis.sweep import analyze as measure
+    from workbench.report.build import write_report
+    from workbench.training.hardware import resolve_device
+
+    device = resolve_device(device)
+    results = [measure(run, only=only_names, steps=steps, device=device, progress=True) for run in runs]
+    report = write_report(runs, _report_path(Path(target), runs, out, bool(steps)))
+    if json_output:
+        print(json.dumps([_as_json(run, report) for run in runs], indent=2))
+        return
+    for run, result in zip(runs, results, strict=True):
+        print(_described(run, result))
+    print(f"report: {report}")
+
+
+def _targets(target: Path) -> tuple[list[Run], list[int] | None]:
+    """The runs to analyse, and the steps (None: all)."""
+    if not target.exists():
+        raise UsageError(f"there is no {target}; expected a run, a checkpoint or a folder of runs")
+    if match := re.fullmatch(r"step_(\d+)", target.resolve().name):
+        run = Run.load(target.resolve().parent.parent)
+        step = int(match[1])
+        run.checkpoint(step)
+        return [run], [step]
+    runs = Run.find(target) if target.is_dir() else []
+    if not runs:
+        raise UsageError(f"{target} is not a run and holds none (a run has a config.yaml)")
+    for run in runs:
+        run.checkpoint()
+    return runs, None
+
+
+def _place(run: Run, out: Path | None, several: bool, step: int | None) -> None:
+    """Where this run's tables go."""
+    if out is not None:
+        run.tables = Tables(out / run.config.model.variant / f"seed_{run.config.model.seed}" if several else out)
+    elif step is not None:
+        run.tables = Tables(run.tables.path / f"step_{step:08d}")
+
+
+def _report_path(target: Path, runs: list[Run], out: Path | None, checkpoint: bool) -> Path:
+    if out is not None:
+        return out / "report.html"
+    if checkpoint:
+        return runs[0].tables.path / "report.html"
+    return runs[0].report_path if len(runs) == 1 else target / "report.html"
+
+
+def _as_json(run: Run, report: Path) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        "variant": run.config.model.variant,
+        "seed": run.config.model.seed,
+        "summary": run.summary(),
+        "tables": {name: str(run.tables.file(name)) for name in run.tables.names},
+        "report": str(report),
+    }
+
+
+def _described(run: Run, result: pd.DataFrame) -> str:
+    """The summary in words, and the last checkpoint's values."""
+    last = result[result["step"] == result["step"].max()]
+    model_rows = last[last["head"].isna()]
+    lines = [f"{run.name} ({run.config.model.variant}, seed {run.config.model.seed})"]
+    lines += [f"  {line}" for line in (run.summary() or {}).get("lines", [])]
+    for row in model_rows.itertuples():
+        lines.append(f"  {row.metric:<22} {row.value:8.3f}   [{row.ci_low:.3f}, {row.ci_high:.3f}]")
+    lines.append(f"  tables: {run.tables.path} ({', '.join(run.tables.names)})")
+    return "\n".join(lines)

@@ -1,0 +1,144 @@
+"""`workbench train`"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from workbench.config import RunConfig, read_config
+from workbench.errors import UsageError, unknown_name
+from workbench.presets import preset as named_preset
+
+Fields = dict[str, str] | None
+"""Options with a dot: --model.d-model 128 gives {"d-model": "128"}."""
+
+STREAMS = ("none", "query", "key", "value")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a call: its configuration and its folder."""
+
+    config: RunConfig
+    path: Path
+
+
+def train(
+    preset: Annotated[str | None, Parameter(help="where to start: a name that `workbench presets` lists")] = None,
+    *,
+    stream: Annotated[str | None, Parameter(help="none, query, key or value; several: none,value")] = None,
+    stream_source: Annotated[Literal["previous", "accumulated", "first"] | None, Parameter(help="where the stream comes from")] = None,
+    seed: Annotated[int | None, Parameter(help="seed of weights and training data")] = None,
+    seeds: Annotated[str | None, Parameter(help="several seeds: 0:8 (0 to 7) or 1,5,9")] = None,
+    steps: Annotated[int | None, Parameter(help="optimiser updates")] = None,
+    out: Annotated[Path | None, Parameter(help="folder of the run; of several runs, the folder they go into")] = None,
+    config: Annotated[Path | None, Parameter(help="a YAML file in place of a preset")] = None,
+    device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto",
+    dtype: Annotated[Literal["auto", "fp32", "bf16"] | None, Parameter(help="arithmetic; auto: bf16 where the hardware has it")] = None,
+    resume: Annotated[bool, Parameter(help="go on from the last checkpoint of a run that is there")] = False,
+    json_output: Annotated[bool, Parameter(name="--json", help="print the runs' folders as JSON")] = False,
+    task: Annotated[Fields, Parameter(help="any field of the task: --task.n-triggers 8")] = None,
+    model: Annotated[Fields, Parameter(help="any field of the model: --model.d-model 128")] = None,
+    train_: Annotated[Fields, Parameter(name="--train", help="any field of the training: --train.lr 1e-3")] = None,
+) -> None:
+    """Train a preset (or a configuration file), in one or several variants and seeds.
+
+    One run goes to OUT itself; several go to OUT/<variant>/seed_<n>. Without --out, runs go to runs/<preset>/... .
+    `workbench presets NAME` prints every field that --task., --model. and --train. can change.
+    """
+    start = _start(preset, config)
+    start = start.override(**known_fields(start, task=task, model=model, train=train_))
+    if steps is not None:
+        start = start.override(train={"steps": steps})
+    if dtype is not None:
+        start = start.override(train={"dtype": dtype})
+    if stream_source is not None:
+        start = start.override(model={"stream_source": stream_source})
+    members = plan(start, _streams(stream, start), _seeds(seed, seeds), out, Path("runs") / (preset or "custom"))
+
+    from workbench.training.loop import train as run_training
+
+    for member in members:
+        run = run_training(member.config, member.path, resume=resume, device=device)
+        if not json_output:
+            last = run.metrics().iloc[-1]
+            print(
+                f"{run.path}: step {int(last['step'])}, in-context accuracy {last['in_context_accuracy']:.3f}, loss {last['loss']:.3f} nats"
+            )
+    if json_output:
+        print(json.dumps({"runs": [str(member.path) for member in members]}))
+
+
+def plan(start: RunConfig, streams: list[str], seeds: list[int | None], out: Path | None, default: Path) -> list[Member]:
+    """The runs of a call, each with its folder. A seed sets the seeds of weights and of training data together;
+    evaluation data stay the same for all."""
+    alone = len(streams) == 1 and len(seeds) == 1 and out is not None
+    members = []
+    for stream in streams:
+        for seed in seeds:
+            config = start.override(model={"stream": stream})
+            if seed is not None:
+                config = config.override(model={"seed": seed}, train={"data_seed": seed})
+            folder = (out or default) if alone else (out or default) / config.model.variant / f"seed_{config.model.seed}"
+            members.append(Member(config, folder))
+    return members
+
+
+def _start(preset: str | None, config: Path | None) -> RunConfig:
+    if (preset is None) == (config is None):
+        raise UsageError(
+            "give a preset (workbench presets lists them) or --config FILE, not both"
+            if preset
+            else "give a preset, such as trigger-bigram, or --config FILE"
+        )
+    if config is not None:
+        return read_config(config)
+    assert preset is not None
+    return named_preset(preset)
+
+
+def known_fields(start: RunConfig, **given: dict[str, str] | None) -> dict[str, dict[str, Any]]:
+    """The fields that options such as --task.n-triggers 8 change. Raises UsageError, with the nearest names, for others."""
+    changes: dict[str, dict[str, Any]] = {}
+    for section, options in given.items():
+        known = {field.name for field in fields(getattr(start, section))} if options else set()
+        for option, value in (options or {}).items():
+            name = option.replace("-", "_")
+            if name not in known:
+                raise unknown_name("option", f"--{section}.{option}", [f"--{section}.{field.replace('_', '-')}" for field in known])
+            changes.setdefault(section, {})[name] = _value(value)
+    return changes
+
+
+def _value(text: str) -> Any:
+    """Text of the command line; a comma makes a list."""
+    return [part.strip() for part in text.split(",") if part.strip()] if "," in text else text
+
+
+def _streams(text: str | None, start: RunConfig) -> list[str]:
+    streams = [start.model.stream] if text is None else [part.strip() for part in text.split(",")]
+    for stream in streams:
+        if stream not in STREAMS:
+            raise unknown_name("stream", stream, STREAMS)
+    return list(dict.fromkeys(streams))
+
+
+def _seeds(seed: int | None, seeds: str | None) -> list[int | None]:
+    if seeds is None:
+        return [seed]
+    if seed is not None:
+        raise UsageError("give --seed or --seeds, not both")
+    if match := re.fullmatch(r"(\d+):(\d+)", seeds):
+        several = list(range(int(match[1]), int(match[2])))
+    elif re.fullmatch(r"\d+(,\d+)*", seeds):
+        several = [int(part) for part in seeds.split(",")]
+    else:
+        several = []
+    if not several:
+        raise UsageError(f"--seeds expects a range such as 0:8 or a list such as 1,5,9, got {seeds!r}")
+    return list(several)
