@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from workbench.config import ModelConfig
 from workbench.errors import CheckpointError, ConfigError
-from workbench.storage import beside, sha256, write_json
+from workbench.storage import beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,26 +66,31 @@ class Checkpoint:
         """The optimiser's tensors and the loop's counters. Raises CheckpointError where they were not kept."""
         if not (self.path / TRAINER).exists() or not (self.path / COUNTERS).exists():
             raise CheckpointError(f"{self.path} holds no optimiser state: training cannot go on from it")
-        self._verify(COUNTERS)
-        return self._tensors(TRAINER), json.loads((self.path / COUNTERS).read_text(encoding="utf-8"))
+        return self._tensors(TRAINER), json.loads(self._content(COUNTERS))
 
     def drop_trainer(self) -> None:
         """Delete what only resuming needs."""
-        for name in (TRAINER, COUNTERS):
+        # The tensors last: while they are there, a run knows that something is left to delete.
+        for name in (COUNTERS, TRAINER):
             (self.path / name).unlink(missing_ok=True)
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
-        self._verify(name)
         try:
-            return load_file(self.path / name)
-        except (SafetensorError, OSError) as error:
+            return load(self._content(name))
+        except SafetensorError as error:
             raise CheckpointError(f"{self.path / name} is damaged: {error}") from error
 
-    def _verify(self, name: str) -> None:
-        if not (self.path / name).exists():
-            raise CheckpointError(f"{self.path} is incomplete: it has no {name}")
-        if sha256(self.path / name) != self.hashes.get(name):
+    def _content(self, name: str) -> bytes:
+        """A file's content, verified: what is hashed is what is used."""
+        try:
+            content = (self.path / name).read_bytes()
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.path} is incomplete: it has no {name}") from None
+        except OSError as error:
+            raise CheckpointError(f"cannot read {self.path / name}: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() != self.hashes.get(name):
             raise CheckpointError(f"{self.path / name} is damaged: its content does not match its hash; use another checkpoint")
+        return content
 
 
 def write_checkpoint(
@@ -97,16 +102,21 @@ def write_checkpoint(
     counters: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Write a checkpoint folder: it is there whole, or not at all. Without `trainer`, training cannot go on from it."""
+    contents = {MODEL: _serialised(weights)}
+    if trainer is not None:
+        contents |= {TRAINER: _serialised(trainer), COUNTERS: json.dumps(dict(counters or {})).encode()}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    values = {"format": FORMAT, "step": step, "model": config.to_dict(), "files": hashes}
+    contents[CONFIG] = json.dumps({**values, "checksum": _checksum(values)}, indent=2).encode()
     with beside(path) as part:
         part.mkdir()
-        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, part / MODEL)
-        if trainer is not None:
-            save_file({name: value.detach().cpu().contiguous() for name, value in trainer.items()}, part / TRAINER)
-            (part / COUNTERS).write_text(json.dumps(dict(counters or {})), encoding="utf-8")
-        hashes = {file.name: sha256(file) for file in sorted(part.iterdir())}
-        values = {"format": FORMAT, "step": step, "model": config.to_dict(), "files": hashes}
-        write_json(part / CONFIG, {**values, "checksum": _checksum(values)})
+        for name, content in contents.items():
+            (part / name).write_bytes(content)
     return Checkpoint(path, step, config, hashes)
+
+
+def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
 
 
 def _checksum(values: Mapping[str, Any]) -> str:

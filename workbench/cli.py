@@ -65,3 +65,7 @@ def _say(message: str, status: int) -> int:
 
 def _one_line(error: Any) -> str:
     return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    main()

@@ -263,7 +263,7 @@ class RunConfig(Config):
             if isinstance(sections.get(name), Mapping):
                 sections[name] = kind.from_dict(sections[name])
         if "model" not in sections:
-            raise ConfigError(f"run: expected the sections task, model and train, got {sorted(sections) or values!r}")
+            raise ConfigError(f"run: expected the sections task, model and train, got {sorted(map(str, sections)) or values!r}")
         return super().from_dict(sections)
 
     def override(self, task: Mapping[str, Any] = {}, model: Mapping[str, Any] = {}, train: Mapping[str, Any] = {}) -> RunConfig:
@@ -279,14 +279,15 @@ class RunConfig(Config):
 
     def to_yaml(self) -> str:
         """The configuration as YAML text, complete, fields in the order of the class."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        # In ASCII: with allow_unicode, PyYAML does not read back every line break that it wrote.
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "configuration") -> RunConfig:
         """Read what `to_yaml` wrote, or what a person wrote. `where` names the file in errors."""
         try:
             values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # a ValueError: a date that does not exist
             mark = getattr(error, "problem_mark", None)
             line = f", line {mark.line + 1}" if mark else ""
             raise ConfigError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}") from error
@@ -296,10 +297,10 @@ class RunConfig(Config):
             raise ConfigError(f"{where}: {error}") from error
 
     def differences(self, other: RunConfig) -> list[str]:
-        """The fields in which two configurations differ, as 'train.lr: 0.003 != 0.001'."""
+        """The fields in which two configurations differ, as 'train.lr is 0.003, not 0.001'."""
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         keys = [*mine, *(key for key in theirs if key not in mine)]
-        return [f"{key}: {mine.get(key)} != {theirs.get(key)}" for key in keys if mine.get(key) != theirs.get(key)]
+        return [f"{key} is {mine.get(key)}, not {theirs.get(key)}" for key in keys if mine.get(key) != theirs.get(key)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

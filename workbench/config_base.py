@@ -67,12 +67,16 @@ def _holds_config(hint: Any) -> bool:
 
 
 def _converted(section: str, name: str, value: Any, hint: Any) -> Any:
-    """`value` as the field's type: lists become tuples, numbers in text become numbers; anything else must fit."""
+    """`value` as the field's type: lists become tuples, numbers in text become numbers, the text "none" becomes None
+    where None is allowed and "none" is no choice; anything else must fit."""
     if _holds_config(hint):
         if isinstance(value, get_args(hint) or hint):
             return value
         raise ConfigError(f"{section}.{name}: expected a section of fields, got {value!r}")
-    number_expected = not any(part in (bool, Any) for part in _parts(hint))
+    parts = _parts(hint)
+    if isinstance(value, str) and value == "none" and type(None) in parts and not any("none" in get_args(part) for part in parts):
+        return None
+    number_expected = not any(part in (bool, Any) for part in parts)
     try:
         if number_expected and isinstance(value, bool):
             raise ValueError

@@ -41,7 +41,7 @@ def masked_mean(values: Tensor, mask: Mask) -> float:
 
 
 @torch.inference_mode()
-def evaluate(model: HookedTransformer, batch: Batch, chunk: int = 128) -> Evaluation:
+def evaluate(model: HookedTransformer, batch: Batch, chunk: int = 64) -> Evaluation:
     """Run the model on a batch, `chunk` sequences at a time, in evaluation mode; the mode is restored."""
     training = model.training
     model.eval()

@@ -35,8 +35,10 @@ def _version(package: str) -> str | None:
 
 def _source() -> dict[str, Any] | None:
     """Commit and cleanliness of the checkout that this package is imported from; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-    commit = _git(here, "rev-parse", "HEAD")
+    file = Path(__file__).resolve()
+    here = file.parent
+    # An installed package may lie inside somebody's repository without being part of it.
+    commit = _git(here, "rev-parse", "HEAD") if _git(here, "ls-files", "--error-unmatch", file.name) else None
     if commit is None:
         return None
     return {"commit": commit, "uncommitted_changes": bool(_git(here, "status", "--porcelain", "--untracked-files=no"))}

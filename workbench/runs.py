@@ -17,7 +17,7 @@ import filelock
 from workbench.config import RunConfig, read_config
 from workbench.errors import CheckpointError, UsageError, WorkbenchError
 from workbench.provenance import provenance
-from workbench.storage import discard_parts, write_json, write_text
+from workbench.storage import discard_parts, is_part, write_json, write_text
 from workbench.tables import Tables
 
 if TYPE_CHECKING:
@@ -50,8 +50,11 @@ class Run:
         `run.save(step, model, optimizer)` and `run.log({...})`. Raises UsageError where the folder holds something.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+        # A creation that was cut short left a folder without a configuration; it can be done again.
+        ours = {LOCK, PROVENANCE}
+        if path.exists() and (not path.is_dir() or any(entry.name not in ours and not is_part(entry) for entry in path.iterdir())):
             raise UsageError(f"{path} already exists and is not empty; choose another folder")
+        discard_parts(path)
         write_json(path / PROVENANCE, provenance(**origin))
         # Last: a folder is a run from the moment it has a configuration.
         write_text(path / CONFIG, config.to_yaml())
@@ -126,7 +129,7 @@ class Run:
 
     def checkpoint(self, step: int | None = None) -> Checkpoint:
         """The verified checkpoint of a step (default: the last). Raises UsageError for a step that is not saved,
-        CheckpointError for a damaged one or one of another architecture."""
+        CheckpointError for a damaged one, one of another architecture, or one of another step under this step's name."""
         from workbench.checkpoints import Checkpoint
 
         steps = self.steps
@@ -139,6 +142,8 @@ class Run:
             ours, theirs = self.config.model.to_dict(), checkpoint.model_config.to_dict()
             field = next(name for name in ours if ours[name] != theirs[name])
             raise CheckpointError(f"{checkpoint.path} is of another architecture: {field} is {theirs[field]}, the run has {ours[field]}")
+        if checkpoint.path != self._checkpoint_path(checkpoint.step):
+            raise CheckpointError(f"{checkpoint.path} holds step {checkpoint.step}; give the folder back its name, or delete it")
         return checkpoint
 
     def model(self, step: int | None = None, device: str = "cpu") -> HookedTransformer:
@@ -161,6 +166,8 @@ class Run:
 
         if model.config != self.config.model:
             raise UsageError("the model's configuration is not the run's")
+        if step < 0:
+            raise UsageError(f"a step is the number of updates done, at least 0, got {step}")
         trainer = None if optimizer is None else optimizer_tensors(optimizer, model)
         saved = write_checkpoint(self._checkpoint_path(step), step, model.config, model.state_dict(), trainer, counters)
         if trainer is not None:
@@ -180,7 +187,7 @@ class Run:
     # Training metrics.
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append a row to metrics.jsonl."""
+        """Append a row to metrics.jsonl. After a crash, `rewind` comes first: it removes a line that was cut short."""
         try:
             with (self.path / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(row)) + "\n")
@@ -202,22 +209,24 @@ class Run:
         return f"step {steps[-1] if steps else 0} of {self.config.train.steps}"
 
     def rewind(self, step: int) -> None:
-        """Forget metrics logged after `step`, and what interrupted writes left behind, before training goes on."""
-        rows = [row for row in self._metric_rows() if row["step"] <= step]
+        """Forget metrics logged after `step`, and what interrupted writes left behind, before training goes on.
+        Rows without a step are kept."""
+        rows = [row for row in self._metric_rows() if row.get("step", step) <= step]
         write_text(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
         for folder in (self.path, self.path / CHECKPOINTS):
             discard_parts(folder)
+        self._drop_trainers()
 
     def _metric_rows(self) -> list[dict[str, Any]]:
         path = self.path / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = path.read_bytes().splitlines() if path.is_file() else []
         rows = []
         for number, line in enumerate(lines):
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
                 if number != len(lines) - 1:
-                    raise CheckpointError(f"{path}, line {number + 1}: damaged, not JSON") from None
+                    raise CheckpointError(f"{path}, line {number + 1}: damaged, not a JSON object") from None
         return rows
 
     # Tables and report.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,19 +24,24 @@ def is_part(path: Path) -> bool:
 def beside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or fill a folder at; it is renamed to `path` when the block ends well, and
     removed otherwise. Raises WorkbenchError, in one line, where the disk refuses."""
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    part, old = (path.with_name(f".{path.name}.{os.getpid()}{ending}") for ending in (PART, f".old{PART}"))
     try:
         try:
             remove(part)
             path.parent.mkdir(parents=True, exist_ok=True)
             yield part
-            _flush(part)
+            for written in [*part.rglob("*"), part]:
+                _flush(written)
             if part.is_dir() and path.is_dir():
-                remove(path)
+                # No system call replaces a folder that is not empty. It leaves by a rename, so that it is never there in part.
+                os.replace(path, old)
             os.replace(part, path)
             _flush(path.parent)
         finally:
             remove(part)
+            if old.exists() and not path.exists():
+                os.replace(old, path)
+            remove(old)
     except OSError as error:
         raise WorkbenchError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -53,22 +57,13 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def sha256(path: Path) -> str:
-    """The hash of a file's content, as hexadecimal text."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _flush(path: Path) -> None:
-    """Bring a file, or a folder with its files, to the disk, so that a rename never outruns its content."""
-    for entry in [*path.iterdir(), path] if path.is_dir() else [path]:
-        if entry.is_dir() and entry != path:
-            continue
-        descriptor = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Bring a file, or the names in a folder, to the disk, so that a rename never outruns its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def discard_parts(folder: Path) -> None:

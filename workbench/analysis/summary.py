@@ -77,7 +77,7 @@ def _accuracy(own: pd.DataFrame, summary: dict[str, Any]) -> str:
     row = _row(own, "in_context_accuracy", summary["step"])
     if row is None:
         return "In-context accuracy was not measured."
-    now = f"{row['value']:.1%} at step {summary['step']} (95 % interval {row['ci_low']:.1%} to {row['ci_high']:.1%}, {row['n']} sequences)"
+    now = f"{row['value']:.1%} at step {summary['step']} (95% interval {row['ci_low']:.1%} to {row['ci_high']:.1%}, {row['n']} sequences)"
     if own["step"].nunique() == 1:
         return f"In-context accuracy is {now}."
     if summary["formed_step"] is None:
@@ -114,5 +114,5 @@ def _bigram(own: pd.DataFrame, summary: dict[str, Any]) -> str:
     if row is None:
         return ""
     floor = summary["references"].get("bigram_loss")
-    beside = f", where the data allow {floor:.2f}" if floor is not None else ""
+    beside = f"; the best possible is {floor:.2f}" if floor is not None else ""
     return f"Where only learnt statistics help, the loss is {row['value']:.2f} nats{beside}."

@@ -201,7 +201,7 @@ def _interval_words(rows: pd.DataFrame) -> str:
     if not np.isnan(numbers(alone, "ci_low")).all():
         sizes = np.unique(numbers(alone, "n"))
         count = f"; n = {sizes[0]:.0f}" if len(sizes) == 1 and not np.isnan(sizes[0]) else ""
-        words.append(f"Shaded: confidence interval (columns ci_low and ci_high of the table{count}).")
+        words.append(f"Shaded: 95% interval over sequences (columns ci_low and ci_high of the table{count}).")
     if len(alone) < len(rows):
         words.append("Thin lines: single runs; thick: their mean.")
     return " ".join(words)

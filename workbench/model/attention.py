@@ -6,20 +6,18 @@ query, key or value that the same head of an earlier layer computed. papers.md s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.hook_points import HookPoint
 
 from workbench.axes import HeadVectors, Pattern, Resid
 from workbench.config import ModelConfig
 from workbench.model.positions import rotate
-
-if TYPE_CHECKING:
-    from transformer_lens.config import TransformerBridgeConfig
 
 STREAM_LETTER: dict[str, Literal["q", "k", "v"]] = {"query": "q", "key": "k", "value": "v"}
 

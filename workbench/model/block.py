@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
+from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.hook_points import HookPoint
 
 from workbench.axes import HeadVectors, Resid
 from workbench.config import ModelConfig
 from workbench.model.attention import Attention, SplitResid
 from workbench.model.components import MLP, make_norm
-
-if TYPE_CHECKING:
-    from transformer_lens.config import TransformerBridgeConfig
 
 
 class TransformerBlock(nn.Module):

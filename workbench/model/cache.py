@@ -37,7 +37,9 @@ class ActivationCache(transformer_lens.ActivationCache):
             name = missing.args[0]
             raise MissingActivation(f"the cache holds no {name}{_why_missing(str(name), self.model.config)}") from None
 
-    def apply_ln_to_stack(self, residual_stack: Tensor, layer: int | None = None, mlp_input: bool = False, *args: Any, **kwargs: Any) -> Tensor:
+    def apply_ln_to_stack(
+        self, residual_stack: Tensor, layer: int | None = None, mlp_input: bool = False, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """As in TransformerLens. Raises UsageError where the norm has a learned scale or shift."""
         if not kwargs.get("recompute_ln"):
             self._refuse_learned_norm(layer, mlp_input)

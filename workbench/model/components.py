@@ -37,7 +37,7 @@ class Embed(nn.Module):
 class Norm(nn.Module):
     """LayerNorm (`LN`), RMSNorm (`RMS`), or either without learned scale and shift (`LNPre`, `RMSPre`).
 
-    `hook_scale` holds the divisor, `hook_normalized` the result, as in HookedTransformer.
+    As in HookedTransformer, `hook_scale` holds the divisor and `hook_normalized` the result before the learned scale and shift.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -53,12 +53,12 @@ class Norm(nn.Module):
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         if self.centred:
             x = x - x.mean(dim=-1, keepdim=True)
-        x = x / self.hook_scale((x.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt())
+        x = self.hook_normalized(x / self.hook_scale((x.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt()))
         if hasattr(self, "w"):
             x = x * self.w
         if hasattr(self, "b"):
             x = x + self.b
-        return self.hook_normalized(x)
+        return x
 
 
 def make_norm(config: ModelConfig) -> nn.Module:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,9 @@ from transformer_lens.config import TransformerBridgeConfig
 from workbench.axes import Tokens
 from workbench.config import ModelConfig
 from workbench.errors import UsageError
+
+# Not typing.Self, which the runtime type check of the tests does not take in a single method.
+Model = TypeVar("Model", bound="LensInterface")
 
 
 def derive_cfg(config: ModelConfig) -> TransformerBridgeConfig:
@@ -189,7 +192,7 @@ class LensInterface(nn.Module):
 
     # Foldings that leave the function unchanged. Each returns a new model.
 
-    def fold_layer_norm(self) -> Self:
+    def fold_layer_norm(self: Model) -> Model:
         """A model of equal logits whose norms have no learned scale and shift (LN -> LNPre, RMS -> RMSPre).
 
         The scale and shift move into the matrices that read the norm. Own projections keep their values, so every
@@ -219,7 +222,7 @@ class LensInterface(nn.Module):
         folded.load_weights(weights)
         return folded.train(self.training)
 
-    def fold_value_biases(self) -> Self:
+    def fold_value_biases(self: Model) -> Model:
         """A model of equal logits in which b_O has taken in the value biases. Raises UsageError with a value stream:
         b_V[l-1] also reaches layer l along the wire, and its share there would be lost."""
         if self.config.stream == "value":
@@ -231,7 +234,7 @@ class LensInterface(nn.Module):
                 block.attn.b_V.zero_()
         return folded
 
-    def refactor_factored_attn_matrices(self) -> Self:
+    def refactor_factored_attn_matrices(self) -> NoReturn:
         """Refused with a stream, which ties the bases of heads in neighbouring layers; not offered otherwise."""
         reason = "a stream ties the head bases of neighbouring layers" if self.config.stream != "none" else "no tool here needs it"
         raise UsageError(f"refactor_factored_attn_matrices is not available: {reason}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -160,7 +160,7 @@ class HookedTransformer(LensInterface, HookedRootModule):
         return {source: self.factored(self.blocks[source].attn.W_V, self.blocks[layer].attn.W_O) for source in sources}
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor], config: ModelConfig | None = None, **fields: Any) -> Self:
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor], config: ModelConfig | None = None, **fields: Any) -> HookedTransformer:
         """A model with the weights of a classic HookedTransformer's state dict (or of one of ours).
 
         Without `config`, sizes are read off the shapes, and `fields` says what shapes cannot tell (act_fn,
@@ -177,7 +177,7 @@ class HookedTransformer(LensInterface, HookedRootModule):
         check_state_dict(kept, self.state_dict())
         self.load_state_dict(kept)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Any, recurse: bool = True) -> HookedTransformer:
         # Every move (to, cuda, double) ends here; the tools read the device and dtype off cfg.
         super()._apply(fn, recurse)
         self.cfg.device, self.cfg.dtype = str(self.embed.W_E.device), self.embed.W_E.dtype

@@ -22,7 +22,7 @@ class TaskConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class TriggerBigramConfig(TaskConfig):
     """Sequences from a bigram language in which trigger tokens are followed by an output drawn anew for each
-    sequence (Bietti et al., arXiv 2306.00802, section 3; papers.md section 4)."""
+    sequence (Bietti et al., arXiv 2306.00802, section 3)."""
 
     name: Literal["trigger-bigram"] = "trigger-bigram"
     d_vocab: int = 65
@@ -100,7 +100,9 @@ TASK_CONFIGS: dict[str, type[TaskConfig]] = {"trigger-bigram": TriggerBigramConf
 
 def task_config(values: Mapping[str, Any]) -> TaskConfig:
     """The configuration of the task that `values["name"]` names."""
-    name = values.get("name")
+    if "name" not in values:
+        raise ConfigError(f"task: expected a name, one of {', '.join(TASK_CONFIGS)}")
+    name = str(values["name"])
     if name not in TASK_CONFIGS:
-        raise ConfigError(f"task: {unknown_name('task', str(name), TASK_CONFIGS)}")
+        raise ConfigError(f"task: {unknown_name('task', name, TASK_CONFIGS)}")
     return TASK_CONFIGS[name].from_dict(values)

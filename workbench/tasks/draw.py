@@ -1,15 +1,15 @@
-"""Which sequences are drawn when: training, evaluation and analysis never share a random stream."""
+"""Which sequences are drawn when: training, evaluation, analysis and dropout never share a random stream."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from workbench.tasks.base import Batch, Split, Task
 
-Purpose = Literal["train", "evaluate", "analyze"]
-_PURPOSES: tuple[Purpose, ...] = ("train", "evaluate", "analyze")
+Purpose = Literal["train", "evaluate", "analyze", "dropout"]
+_PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 CHUNK = 1024
 """Training sequences drawn at a time: the generator's cost a position is spread over many batches. It decides which

@@ -1,5 +1,5 @@
 """Repeated random tokens, the classic diagnostic of induction heads (Olsson et al., arXiv 2209.11895), and the two
-placements in which a head that attends at a fixed distance cannot pass for one (papers.md, section 7)."""
+placements in which a head that attends at a fixed distance cannot pass for one."""
 
 from __future__ import annotations
 

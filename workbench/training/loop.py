@@ -58,8 +58,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, device: s
     run = _run(config, Path(out), resume=resume, device=device)
     with run.lock():
         trainer = Trainer(run, device)
-        if run.steps:
-            trainer.restore()
+        trainer.restore()
         trainer.train(progress)
     return run
 
@@ -91,10 +90,13 @@ class Trainer:
         self.optimizer = make_optimizer(self.config, self.model)
         self.batches = TrainingBatches(run.task, self.config.batch_size, self.config.data_seed)
         self.held_out: Batch = run.task.sample(self.config.eval_size, generator(self.config.eval_seed, "evaluate"))
-        self.step, self.counters, self.accuracy = 0, Counters(), float("nan")
+        self.step, self.counters = 0, Counters()
 
     def restore(self) -> None:
-        """Go back to the run's last checkpoint."""
+        """Go back to the run's last checkpoint, or to the beginning where none was reached."""
+        if not self.run.steps:
+            self.run.rewind(-1)
+            return
         checkpoint = self.run.checkpoint()
         self.model.load_weights(checkpoint.weights())
         tensors, counters = checkpoint.trainer()
@@ -105,7 +107,7 @@ class Trainer:
     def train(self, progress: bool = True) -> None:
         """Make the updates that are left."""
         saves = set(checkpoint_steps(self.config))
-        if self.step == 0 and not self.run.steps:
+        if not self.run.steps:
             self._evaluate()
             self._save()
         self.model.train()
@@ -125,7 +127,7 @@ class Trainer:
         started = time.perf_counter()
         batch = self.batches[self.step].to(self.device)
         if self.run.config.model.dropout:
-            torch.manual_seed(hash((self.config.data_seed, self.step)))
+            torch.manual_seed(int(generator(self.config.data_seed, "dropout", self.step).integers(2**63)))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         with arithmetic(self.config.dtype, self.device):
