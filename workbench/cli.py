@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in words if word != "--debug"]
     try:
         app(words, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
         status = 0
     except WorkbenchError as error:
         if debug:

@@ -48,7 +48,7 @@ def evaluate(model: HookedTransformer, batch: Batch, chunk: int = 64) -> Evaluat
     try:
         parts = []
         for start in range(0, len(batch), chunk):
-            rows = batch[start : start + chunk].to(model.cfg.device)
+            rows = batch[start : start + chunk].to(model.W_E.device)
             parts.append(Evaluation.of_logits(model(rows.tokens), rows.targets))
     finally:
         model.train(training)

@@ -44,7 +44,7 @@ def _run(model: HookedTransformer, batch: Batch) -> tuple[Evaluation, dict[tuple
     evaluations: list[Evaluation] = []
     scores: dict[tuple[str, int], list[PerSequence]] = {}
     for start in range(0, len(batch), CHUNK):
-        rows = batch[start : start + CHUNK].to(model.cfg.device)
+        rows = batch[start : start + CHUNK].to(model.W_E.device)
 
         def score(pattern: torch.Tensor, hook: Any, rows: Batch = rows) -> None:
             for function in HEAD_METRICS:

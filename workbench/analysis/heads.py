@@ -59,7 +59,7 @@ def previous_token_score(pattern: Pattern, tokens: Tokens, rows: Mask | None = N
 
 
 @metric("formation", "head", "0 to 1", "Bietti et al. 2023 (2306.00802), section 4")
-def previous_token_at_answers(pattern: Pattern, tokens: Tokens, rows: Mask) -> PerSequence:
+def previous_token_at_answers(pattern: Pattern, tokens: Tokens, rows: Mask | None = None) -> PerSequence:
     """Mean attention to the position before, from the positions that an induction head has to read: those right after
     earlier occurrences of a token whose answer is asked for later (`rows` [batch, pos] says where it is asked).
 
@@ -70,7 +70,8 @@ def previous_token_at_answers(pattern: Pattern, tokens: Tokens, rows: Mask) -> P
     >>> previous_token_at_answers(pattern, torch.tensor([[5, 7, 5, 7]]), asked).estimate().value
     tensor([0.9000])
     """
-    read = (induction_places(tokens) & rows[..., None]).any(dim=1)
+    asked = _all(tokens) if rows is None else rows
+    read = (induction_places(tokens) & asked[..., None]).any(dim=1)
     return attention_onto(pattern, previous_places(tokens), read)
 
 

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import unknown_name
+from workbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from workbench.analysis.metrics import Metric
@@ -35,11 +35,13 @@ def all_metrics() -> dict[str, Metric]:
 def chosen(only: Iterable[str] | None) -> tuple[list[str], set[str] | None]:
     """The sections to measure, and the metrics to keep (None: all), for a list of section and metric names.
 
-    Raises UsageError, with the nearest names, for a name that is neither.
+    Raises UsageError for an empty list and, with the nearest names, for a name that is neither.
     """
     if only is None:
         return list(SECTIONS), None
     names = list(only)
+    if not names:
+        raise UsageError(f"--only (only=...) names nothing; give sections ({', '.join(SECTIONS)}) or metrics (workbench metrics lists them)")
     if all(name in SECTIONS for name in names):
         return [section for section in SECTIONS if section in names], None
     metrics = all_metrics()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, overload
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -14,6 +14,7 @@ from workbench.analysis import attention
 from workbench.analysis.data import SEQUENCES, AnalysisData
 from workbench.analysis.sections import chosen, measure_of
 from workbench.analysis.summary import summarise
+from workbench.errors import UsageError
 from workbench.model import HookedTransformer
 from workbench.runs import Run
 from workbench.tasks.base import Task
@@ -21,10 +22,6 @@ from workbench.tasks.base import Task
 COLUMNS = ["run", "variant", "task", "seed", "step", "layer", "head", "metric", "value", "ci_low", "ci_high", "n"]
 
 
-@overload
-def analyze(target: Run, task: None = None, **options: Any) -> pd.DataFrame: ...
-@overload
-def analyze(target: HookedTransformer, task: Task | None = None, **options: Any) -> pd.DataFrame: ...
 def analyze(
     target: Run | HookedTransformer,
     task: Task | None = None,
@@ -53,11 +50,17 @@ def analyze(
         return _table(rows, kept, run=None, variant=target.config.variant, seed=target.config.seed, step=None)
 
     data = AnalysisData.of_run(target, sequences)
-    chosen_steps = target.steps if steps is None else sorted(steps)
+    chosen_steps = target.steps if steps is None else sorted(set(steps))
+    if steps is not None and not chosen_steps:
+        raise UsageError("steps names no checkpoint; leave it out for all")
     model = target.model(chosen_steps[-1] if chosen_steps else None, device)
     tables: dict[str, list[pd.DataFrame]] = {section: [] for section in sections}
     names = {"run": target.name, "variant": target.config.model.variant, "seed": target.config.model.seed}
-    for step in tqdm(chosen_steps, desc=f"analysing {target.name}", unit="checkpoint", disable=not progress, file=sys.stderr):
+    bar = tqdm(
+        chosen_steps, desc=f"analysing {target.name}", unit="checkpoint", disable=not progress, file=sys.stderr,
+        mininterval=0.1 if sys.stderr.isatty() else 20,
+    )  # fmt: skip
+    for step in bar:
         target.load_weights(model, step)
         for section in sections:
             tables[section].append(_table(_measured(model, data, [section]), kept, **names, step=step))

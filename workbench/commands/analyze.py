@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def analyze(
-    target: Annotated[str, Parameter(help="a run, one of its checkpoints, or a folder of runs")],
+    target: Annotated[Path, Parameter(help="a run, one of its checkpoints, or a folder of runs")],
     *,
     out: Annotated[Path | None, Parameter(help="where tables and report go; default: into the run")] = None,
     only: Annotated[str | None, Parameter(help="sections or metrics, separated by commas; default: all")] = None,
@@ -32,10 +33,10 @@ def analyze(
     tables and report go to <run>/analysis/<checkpoint>/.
     """
     only_names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
-    runs, steps = _targets(Path(target))
+    runs, steps = _targets(target)
     chosen(only_names)
     for run in runs:
-        _place(run, out, several=len(runs) > 1, step=steps[0] if steps else None)
+        _place(run, out and out / run.path.relative_to(target) if len(runs) > 1 else out, step=steps[0] if steps else None)
 
     from workbench.analysis.sweep import analyze as measure
     from workbench.report.build import write_report
@@ -43,7 +44,7 @@ def analyze(
 
     device = resolve_device(device)
     results = [measure(run, only=only_names, steps=steps, device=device, progress=True) for run in runs]
-    report = write_report(runs, _report_path(Path(target), runs, out, bool(steps)))
+    report = write_report(runs, _report_path(target, runs, out, bool(steps)))
     if json_output:
         print(json.dumps([_as_json(run, report) for run in runs], indent=2))
         return
@@ -54,13 +55,15 @@ def analyze(
 
 def _targets(target: Path) -> tuple[list[Run], list[int] | None]:
     """The runs to analyse, and the steps (None: all)."""
-    if not target.exists():
-        raise UsageError(f"there is no {target}; expected a run, a checkpoint or a folder of runs")
-    if match := re.fullmatch(r"step_(\d+)", target.resolve().name):
-        run = Run.load(target.resolve().parent.parent)
-        step = int(match[1])
+    # A link to a checkpoint, or the folder one stands in, has its name elsewhere.
+    place = target if target.name.startswith("step_") else target.resolve()
+    folder = Path(os.path.normpath(place / ".." / ".."))
+    if (match := re.fullmatch(r"step_(\d+)", place.name)) and Run.is_run(folder):
+        run, step = Run.load(folder), int(match[1])
         run.checkpoint(step)
         return [run], [step]
+    if not target.exists():
+        raise UsageError(f"there is no {target}; expected a run, a checkpoint or a folder of runs")
     runs = Run.find(target) if target.is_dir() else []
     if not runs:
         raise UsageError(f"{target} is not a run and holds none (a run has a config.yaml)")
@@ -69,10 +72,10 @@ def _targets(target: Path) -> tuple[list[Run], list[int] | None]:
     return runs, None
 
 
-def _place(run: Run, out: Path | None, several: bool, step: int | None) -> None:
+def _place(run: Run, out: Path | None, step: int | None) -> None:
     """Where this run's tables go."""
     if out is not None:
-        run.tables = Tables(out / run.config.model.variant / f"seed_{run.config.model.seed}" if several else out)
+        run.tables = Tables(out)
     elif step is not None:
         run.tables = Tables(run.tables.path / f"step_{step:08d}")
 

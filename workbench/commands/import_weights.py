@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from workbench.commands.train import Fields
 from workbench.config import RunConfig
-from workbench.errors import CheckpointError, UsageError
+from workbench.errors import CheckpointError, ConfigError, UsageError
 from workbench.runs import Run
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ def import_weights(
     from workbench.model import HookedTransformer
 
     fields = {name.replace("-", "_"): value for name, value in (model or {}).items()}
-    imported = HookedTransformer.from_state_dict(tensors, **fields)
+    try:
+        imported = HookedTransformer.from_state_dict(tensors, None, **fields)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; on the command line: --model.normalization-type LNPre and the like") from error
     run = Run.create(out, RunConfig(model=imported.config), imported_from=state_dict.name)
     run.save(step, imported)
     print(run.path)
@@ -45,20 +48,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
-    import pickle
+    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+        raise UsageError(f"{path} is neither .safetensors nor .pt, .pth or .bin")
+
+    import warnings
 
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if path.suffix in (".pt", ".pth", ".bin"):
+        with warnings.catch_warnings(action="ignore"):
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise UsageError(f"{path} is neither .safetensors nor .pt, .pth or .bin")
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    # A file that is something else makes the restricted loader stumble anywhere: its errors have no common base.
+    except Exception as error:
         raise CheckpointError(f"{path} is damaged, or holds more than tensors ({type(error).__name__})") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise CheckpointError(f"{path} is not a state dict: expected names with tensors")

@@ -20,7 +20,8 @@ def presets(
 ) -> None:
     """List the presets; with a name, print its whole configuration (which `workbench train --config` reads)."""
     if name is not None:
-        print(preset(name).to_yaml(), end="")
+        chosen = preset(name)
+        print(json.dumps(chosen.to_dict(), indent=2) if json_output else chosen.to_yaml().rstrip("\n"))
         return
     if json_output:
         print(json.dumps({name: config.to_dict() for name, config in all_presets.items()}, indent=2))

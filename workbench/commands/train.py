@@ -106,18 +106,24 @@ def known_fields(start: RunConfig, **given: dict[str, str] | None) -> dict[str, 
     """The fields that options such as --task.n-triggers 8 change. Raises UsageError, with the nearest names, for others."""
     changes: dict[str, dict[str, Any]] = {}
     for section, options in given.items():
-        known = {field.name for field in fields(getattr(start, section))} if options else set()
-        for option, value in (options or {}).items():
+        if not options:
+            continue
+        if getattr(start, section) is None:
+            raise UsageError(f"--{section}. options need a configuration with a {section} section")
+        known = {field.name: str(field.type) for field in fields(getattr(start, section))}
+        for option, value in options.items():
             name = option.replace("-", "_")
             if name not in known:
                 raise unknown_name("option", f"--{section}.{option}", [f"--{section}.{field.replace('_', '-')}" for field in known])
-            changes.setdefault(section, {})[name] = _value(value)
+            changes.setdefault(section, {})[name] = _value(value, known[name])
     return changes
 
 
-def _value(text: str) -> Any:
-    """Text of the command line; a comma makes a list."""
-    return [part.strip() for part in text.split(",") if part.strip()] if "," in text else text
+def _value(text: str, kind: str) -> Any:
+    """Text of the command line; for a field that is a list, its parts between commas."""
+    if not kind.startswith("tuple") or text == "none":
+        return text
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _streams(text: str | None, start: RunConfig) -> list[str]:

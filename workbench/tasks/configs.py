@@ -24,7 +24,7 @@ class TriggerBigramConfig(TaskConfig):
     """Sequences from a bigram language in which trigger tokens are followed by an output drawn anew for each
     sequence (Bietti et al., arXiv 2306.00802, section 3)."""
 
-    name: Literal["trigger-bigram"] = "trigger-bigram"
+    name: Literal["trigger-bigram"] = "trigger-bigram"  # pyright: ignore[reportIncompatibleVariableOverride]
     d_vocab: int = 65
     """vocabulary size; of a text, the d_vocab most frequent characters are kept"""
     seq_len: int = 64
@@ -65,7 +65,7 @@ class RepeatedTokensConfig(TaskConfig):
     """Uniformly random tokens, parts of which occur again, so that the context gives the next token
     (Olsson et al., arXiv 2209.11895), with the placements that tell an induction head from a positional one."""
 
-    name: Literal["repeated-tokens"] = "repeated-tokens"
+    name: Literal["repeated-tokens"] = "repeated-tokens"  # pyright: ignore[reportIncompatibleVariableOverride]
     d_vocab: int = 64
     """vocabulary size"""
     seq_len: int = 64

@@ -25,7 +25,8 @@ class TrainingBatches:
     """The batch of every step, as a function of the seed and the step alone: resuming needs no generator state."""
 
     def __init__(self, task: Task, batch_size: int, seed: int, split: Split = "train") -> None:
-        self.task, self.batch_size, self.seed, self.split = task, batch_size, seed, split
+        self.task, self.batch_size, self.seed = task, batch_size, seed
+        self.split: Split = split
         self.per_chunk = max(1, CHUNK // batch_size)
         self._held: tuple[int, Batch] | None = None
 
