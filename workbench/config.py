@@ -148,9 +148,10 @@ class ModelConfig(Config):
             self.stream == "none" or self.n_layers >= 2,
             f"stream={self.stream!r} needs at least two layers, got n_layers={self.n_layers}",
         )
+        sizes = f"n_heads={self.n_heads}, d_head={self.head_width}, d_model={self.d_model}"
         self.require(
             not self.identity or (self.n_heads == 1 and self.head_width == self.d_model),
-            f"identity weights need one head with d_head = d_model, got n_heads={self.n_heads}, d_head={self.head_width}, d_model={self.d_model}",
+            f"identity weights need one head with d_head = d_model, got {sizes}",
         )
         self.require(
             not (self.attn_only and self.parallel_attn_mlp),

@@ -28,6 +28,13 @@ SplitResid = Float[Tensor, "batch pos head d_model"]
 class Attention(nn.Module):
     """Causal multi-head attention with an optional wire from the heads of an earlier layer."""
 
+    W_Q: nn.Parameter
+    W_K: nn.Parameter
+    W_V: nn.Parameter
+    b_Q: nn.Parameter
+    b_K: nn.Parameter
+    b_V: nn.Parameter
+
     def __init__(self, config: ModelConfig, cfg: TransformerBridgeConfig, layer: int) -> None:
         super().__init__()
         self.config, self.cfg, self.layer = config, cfg, layer
@@ -67,7 +74,9 @@ class Attention(nn.Module):
             "k": self.hook_k(self._project(key_input, self.W_K, self.b_K)),
             "v": self.hook_v(self._project(value_input, self.W_V, self.b_V)),
         }
-        used = own if source is None else own | {self.receives: self._join(own[self.receives], source)}
+        used = dict(own)
+        if self.receives is not None and source is not None:
+            used[self.receives] = self._join(own[self.receives], source)
         pattern = self._pattern(used["q"], used["k"])
         z = self.dropout(pattern).to(used["v"].dtype) @ used["v"].transpose(1, 2)
         z = self.hook_z(z.transpose(1, 2))

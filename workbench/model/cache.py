@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import transformer_lens
 from torch import Tensor
@@ -35,7 +35,7 @@ class ActivationCache(transformer_lens.ActivationCache):
             return super().__getitem__(key)
         except KeyError as missing:
             name = missing.args[0]
-            raise MissingActivation(f"the cache holds no {name}{_why_missing(str(name), self.model.config)}") from None
+            raise MissingActivation(f"the cache holds no {name}{_why_missing(str(name), cast(Any, self.model).config)}") from None
 
     def apply_ln_to_stack(
         self, residual_stack: Tensor, layer: int | None = None, mlp_input: bool = False, *args: Any, **kwargs: Any
@@ -54,7 +54,7 @@ class ActivationCache(transformer_lens.ActivationCache):
     def _refuse_learned_norm(self, layer: int | None, mlp_input: bool) -> None:
         final = layer is None or layer in (-1, self.model.cfg.n_layers)
         name = "ln_final" if final else f"blocks.{layer}.ln{2 if mlp_input else 1}"
-        norm = self.model.get_submodule(name)
+        norm = cast(Any, self.model).get_submodule(name)
         if any(hasattr(norm, part) and (getattr(norm, part) != neutral).any() for part, neutral in (("w", 1.0), ("b", 0.0))):
             raise UsageError(f"this decomposition ignores the learned scale and shift of {name}; use model.fold_layer_norm() first")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -101,4 +102,4 @@ class Unembed(nn.Module):
         return super().__getattr__(name)
 
     def forward(self, resid: Resid) -> Logits:
-        return self.hook_out(F.linear(self.hook_in(resid), self.W_U.T, self.b_U))
+        return self.hook_out(F.linear(self.hook_in(resid), cast(Tensor, self.W_U).T, self.b_U))

@@ -60,12 +60,12 @@ class LensInterface(nn.Module):
     # Properties, because a runtime check of TransformerLens's protocol (from Python 3.12 on) sees no registered submodule.
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        """The layers."""
+    def blocks(self) -> Any:
+        """The layers, a ModuleList of TransformerBlock."""
         return self._modules["blocks"]
 
     @property
-    def ln_final(self) -> nn.Module:
+    def ln_final(self) -> Any:
         """The norm before unembedding; the identity where there is none."""
         return self._modules["ln_final"]
 

@@ -174,10 +174,18 @@ class Trainer:
             torch.set_rng_state(state)
 
     def _bar(self, progress: bool) -> tqdm[Any]:
+        model = self.run.config.model
         return tqdm(
-            total=self.config.steps, initial=self.step, disable=not progress, file=sys.stderr, dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else 20, desc=f"{self.run.config.model.variant}, seed {self.run.config.model.seed}", unit="step",
-        )  # fmt: skip
+            total=self.config.steps,
+            initial=self.step,
+            disable=not progress,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            # In a log file, a line every 20 seconds is enough.
+            mininterval=0.1 if sys.stderr.isatty() else 20,
+            desc=f"{model.variant}, seed {model.seed}",
+            unit="step",
+        )
 
 
 def _finite(value: float | None) -> float | None:
