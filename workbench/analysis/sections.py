@@ -41,7 +41,9 @@ def chosen(only: Iterable[str] | None) -> tuple[list[str], set[str] | None]:
         return list(SECTIONS), None
     names = list(only)
     if not names:
-        raise UsageError(f"--only (only=...) names nothing; give sections ({', '.join(SECTIONS)}) or metrics (workbench metrics lists them)")
+        raise UsageError(
+            f"--only (only=...) names nothing; give sections ({', '.join(SECTIONS)}) or metrics (workbench metrics lists them)"
+        )
     if all(name in SECTIONS for name in names):
         return [section for section in SECTIONS if section in names], None
     metrics = all_metrics()

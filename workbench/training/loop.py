@@ -149,8 +149,9 @@ class Trainer:
         values = summary_values(evaluate(self.model, self.held_out), self.held_out)
         train_loss = self.counters.loss_sum / self.counters.loss_count if self.counters.loss_count else None
         self.counters.loss_sum, self.counters.loss_count = 0.0, 0
-        row = {"step": self.step, "train_loss": train_loss, "lr": learning_rate(self.config, self.step), **values}
-        self.run.log({name: _finite(value) for name, value in row.items()} | {"seconds": round(self.counters.seconds, 4)})
+        measured = {"train_loss": train_loss, "lr": learning_rate(self.config, self.step), **values}
+        row = {name: _finite(value) for name, value in measured.items()}
+        self.run.log({"step": self.step, **row, "seconds": round(self.counters.seconds, 4)})
         return f"loss {values['loss']:.3f}, in-context accuracy {values['in_context_accuracy']:.3f}"
 
     def _save(self) -> None:
