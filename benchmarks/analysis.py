@@ -1,6 +1,6 @@
 """How long an analysis takes: every section over all checkpoints of a run, over the cost of the bare forward passes.
 
-    python -m benchmarks.analysis RUN
+python -m benchmarks.analysis RUN
 """
 
 from __future__ import annotations

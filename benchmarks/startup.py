@@ -1,6 +1,6 @@
 """How soon the command line answers, as the best of several starts, over a bare Python start.
 
-    python -m benchmarks.startup
+python -m benchmarks.startup
 """
 
 from __future__ import annotations

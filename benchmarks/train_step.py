@@ -13,7 +13,7 @@ import time
 
 from workbench.config import RunConfig
 from workbench.model import HookedTransformer
-from workbench.presets import preset
+from workbench.preset import preset
 from workbench.tasks import make_task
 from workbench.tasks.draw import TrainingBatches
 from workbench.training.hardware import arithmetic, resolve_device, resolve_dtype

@@ -15,7 +15,8 @@ from workbench.training.loop import Interrupted, train
 
 INTERRUPTED = 42
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload([__name__, "workbench.tasks.trigger_bigram"])
+# The last is what torch imports at the first update.
+context.set_forkserver_preload([__name__, "workbench.tasks.trigger_bigram", "torch._dynamo"])
 
 
 def start(config: RunConfig, out: Path, die_before: int | None = None) -> BaseProcess:
@@ -43,13 +44,13 @@ def _work(config: RunConfig, out: Path, die_before: int | None) -> None:
 
 
 def _die_before(number: int) -> None:
-    """Kill this process before its n-th opening, flushing, renaming or deleting."""
+    """Kill this process before its n-th writing, flushing, renaming, making or deleting of a file or folder."""
     count = 0
 
-    def wrapped(call):
+    def wrapped(call, counts=lambda *_: True):
         def counted(*args, **kwargs):
             nonlocal count
-            count += 1
+            count += counts(*args)
             if count == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             return call(*args, **kwargs)
@@ -58,4 +59,4 @@ def _die_before(number: int) -> None:
 
     for name in ("fsync", "replace", "unlink", "rmdir", "mkdir"):
         setattr(os, name, wrapped(getattr(os, name)))
-    Path.open = wrapped(Path.open)  # type: ignore[method-assign]
+    Path.open = wrapped(Path.open, lambda _, mode="r", *__: mode[0] in "wa")  # type: ignore[method-assign]

@@ -94,9 +94,7 @@ def one_sequence(s, tokens, c):
         x = x + acts["hook_pos_embed"]
     if c["positional_embedding_type"] == "sinusoidal":
         width = c["d_model"]
-        rows = [
-            [(math.sin if i % 2 == 0 else math.cos)(t / 10000 ** (2 * (i // 2) / width)) for i in range(width)] for t in range(n)
-        ]
+        rows = [[(math.sin if i % 2 == 0 else math.cos)(t / 10000 ** (2 * (i // 2) / width)) for i in range(width)] for t in range(n)]
         acts["hook_pos_embed"] = np.array(rows)
         x = x + acts["hook_pos_embed"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from workbench.config import ModelConfig, RepeatedTokensConfig, RunConfig, TrainConfig, TriggerBigramConfig, read_config
 from workbench.config_base import Config
 from workbench.errors import ConfigError, UsageError
-from workbench.presets import preset, presets
+from workbench.preset import preset, presets
 from workbench.tasks import make_task
 
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)

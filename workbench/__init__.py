@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from workbench.config import ModelConfig, RepeatedTokensConfig, RunConfig, TrainConfig, TriggerBigramConfig
     from workbench.errors import WorkbenchError
     from workbench.model import ActivationCache, HookedTransformer
-    from workbench.presets import presets
+    from workbench.preset import presets
     from workbench.report.build import write_report
     from workbench.runs import Run
     from workbench.tasks import make_task
@@ -30,7 +30,7 @@ _HOMES = {
     "WorkbenchError": "workbench.errors",
     "analyze": "workbench.analysis.sweep",
     "make_task": "workbench.tasks",
-    "presets": "workbench.presets",
+    "presets": "workbench.preset",
     "train": "workbench.training.loop",
     "write_report": "workbench.report.build",
 }
@@ -57,7 +57,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'workbench' has no attribute {name!r}")
     module = importlib.import_module(_HOMES[name])
-    # `workbench.presets` is both a module and the name of what it holds; the name wins from here on.
     value = globals()[name] = getattr(module, name)
     return value
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from workbench.config import RunConfig, read_config
-from workbench.errors import CheckpointError, UsageError, WorkbenchError
+from workbench.errors import CheckpointError, ConfigError, UsageError, WorkbenchError
 from workbench.provenance import provenance
 from workbench.storage import discard_parts, is_part, write_json, write_text
 from workbench.tables import Tables
@@ -50,15 +50,31 @@ class Run:
         `run.save(step, model, optimizer)` and `run.log({...})`. Raises UsageError where the folder holds something.
         """
         path = Path(path)
-        # A creation that was cut short left a folder without a configuration; it can be done again.
-        ours = {LOCK, PROVENANCE}
-        if path.exists() and (not path.is_dir() or any(entry.name not in ours and not is_part(entry) for entry in path.iterdir())):
-            raise UsageError(f"{path} already exists and is not empty; choose another folder")
+        _require_free(path)
         discard_parts(path)
         write_json(path / PROVENANCE, provenance(**origin))
         # Last: a folder is a run from the moment it has a configuration.
         write_text(path / CONFIG, config.to_yaml())
         return cls(path, config)
+
+    @classmethod
+    def expected(cls, path: Path, config: RunConfig, *, resume: bool) -> Run | None:
+        """The run at `path`, if it is the one of this configuration and may go on; None where a new one may begin.
+
+        Raises UsageError where the folder holds something else, or this run and `resume` is false; ConfigError where
+        it holds a run of another configuration (a dtype of auto fits any).
+        """
+        if not cls.is_run(path):
+            _require_free(path)
+            return None
+        run = cls.load(path)
+        if config.train is not None and run.config.train is not None and config.train.dtype == "auto":
+            config = config.override(train={"dtype": run.config.train.dtype})
+        if different := run.config.differences(config):
+            raise ConfigError(f"{path} holds a run of another configuration ({'; '.join(different[:3])}); choose another folder")
+        if not resume:
+            raise UsageError(f"{path} already holds this run ({run.progress}); pass --resume to go on, or choose another folder")
+        return run
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
@@ -259,6 +275,14 @@ class Run:
             yield
         finally:
             claim.release()
+
+
+def _require_free(path: Path) -> None:
+    """Raise UsageError where a folder holds something. A creation that was cut short left no configuration and can be
+    done again."""
+    ours = {LOCK, PROVENANCE}
+    if path.exists() and (not path.is_dir() or any(entry.name not in ours and not is_part(entry) for entry in path.iterdir())):
+        raise UsageError(f"{path} already exists and is not empty; choose another folder")
 
 
 def _spelled(steps: Iterable[int]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from workbench.presets import preset
+from workbench.preset import preset
 from workbench.runs import Run
 
 

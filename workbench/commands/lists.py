@@ -8,8 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from workbench.presets import preset
-from workbench.presets import presets as all_presets
+from workbench.preset import preset
+from workbench.preset import presets as all_presets
 from workbench.tasks.configs import TASK_CONFIGS
 
 Json = Annotated[bool, Parameter(name="--json", help="as JSON")]

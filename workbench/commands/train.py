@@ -12,7 +12,8 @@ from cyclopts import Parameter
 
 from workbench.config import RunConfig, read_config
 from workbench.errors import UsageError, unknown_name
-from workbench.presets import preset as named_preset
+from workbench.preset import preset as named_preset
+from workbench.runs import Run
 
 Fields = dict[str, str] | None
 """Options with a dot: --model.d-model 128 gives {"d-model": "128"}."""
@@ -60,6 +61,10 @@ def train(
     if stream_source is not None:
         start = start.override(model={"stream_source": stream_source})
     members = plan(start, _streams(stream, start), _seeds(seed, seeds), out, Path("runs") / (preset or "custom"))
+
+    # Before anything is trained or imported: a folder that is taken is told at once, also the last of several.
+    for member in members:
+        Run.expected(member.path, member.config, resume=resume)
 
     from workbench.training.loop import train as run_training
 

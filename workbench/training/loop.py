@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from workbench.config import RunConfig, TrainConfig
-from workbench.errors import ConfigError, DivergedError, UsageError
+from workbench.errors import ConfigError, DivergedError
 from workbench.evaluation import evaluate, summary_values
 from workbench.model import HookedTransformer
 from workbench.runs import Run
@@ -54,8 +54,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, device: s
     if config.task is None or config.train is None:
         raise ConfigError("run: training needs the sections task and train")
     device = resolve_device(device)
-    config = config.override(train={"dtype": resolve_dtype(config.train.dtype, device)})
-    run = _run(config, Path(out), resume=resume, device=device)
+    run = Run.expected(Path(out), config, resume=resume) or _new_run(config, Path(out), device)
     with run.lock():
         trainer = Trainer(run, device)
         trainer.restore()
@@ -63,20 +62,14 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, device: s
     return run
 
 
-def _run(config: RunConfig, out: Path, *, resume: bool, device: str) -> Run:
-    """The run to train: a new one, or the one that is there."""
-    if not Run.is_run(out):
-        from workbench.tasks import make_task
+def _new_run(config: RunConfig, out: Path, device: str) -> Run:
+    """A run that has not begun. Its arithmetic is settled here, so that it goes on in the same on another machine."""
+    from workbench.tasks import make_task
 
-        assert config.task is not None
-        fingerprint = make_task(config.task).fingerprint()
-        return Run.create(out, config, device=device, threads=torch.get_num_threads(), task_fingerprint=fingerprint)
-    run = Run.load(out)
-    if different := run.config.differences(config):
-        raise ConfigError(f"{out} holds a run of another configuration ({'; '.join(different[:3])}); choose another folder")
-    if not resume:
-        raise UsageError(f"{out} already holds this run ({run.progress}); pass --resume to go on, or choose another folder")
-    return run
+    assert config.task is not None and config.train is not None
+    fingerprint = make_task(config.task).fingerprint()
+    config = config.override(train={"dtype": resolve_dtype(config.train.dtype, device)})
+    return Run.create(out, config, device=device, threads=torch.get_num_threads(), task_fingerprint=fingerprint)
 
 
 class Trainer:

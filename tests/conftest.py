@@ -1,0 +1,9 @@
+"""One thread, here and in every process that a test starts: the models are tiny, and on a busy machine threads wait for
+each other far longer than they work."""
+
+import os
+
+import torch
+
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
