@@ -178,7 +178,7 @@ class Run:
     ) -> Checkpoint:
         """Save a checkpoint, whole or not at all. With an optimiser, training can go on from it."""
         from workbench.checkpoints import write_checkpoint
-        from workbench.training.optimizer import optimizer_tensors
+        from workbench.optimizer_state import optimizer_tensors
 
         if model.config != self.config.model:
             raise UsageError("the model's configuration is not the run's")

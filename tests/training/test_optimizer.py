@@ -6,7 +6,8 @@ import torch
 from tests.small_runs import small_config
 from workbench.errors import CheckpointError
 from workbench.model import HookedTransformer
-from workbench.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from workbench.optimizer_state import optimizer_tensors, restore_optimizer
+from workbench.training.optimizer import make_optimizer
 
 TRAINS = [
     small_config(lr=0.01, weight_decay=0.1, betas=(0.7, 0.9)).train,

@@ -76,7 +76,7 @@ def _panels(
     """The heat maps without their slider: runs are rows, metrics columns."""
     layout: dict[str, Any] = {"shared_yaxes": True, "shared_xaxes": True, "horizontal_spacing": 0.03, "vertical_spacing": 0.14 / len(runs)}
     titles: dict[str, Any] = {
-        "column_titles": [SCORE_TITLES.get(metric, metric) for metric in metrics],
+        "column_titles": [_in_two_lines(SCORE_TITLES.get(metric, metric)) for metric in metrics],
         "row_titles": [theme.as_text(run) for run in runs],
     }
     figure = make_subplots(rows=len(runs), cols=len(metrics), **titles, **layout)
@@ -94,3 +94,9 @@ def _panels(
     bar = {"title": {"text": "score", "side": "top"}, "thickness": 12, "outlinewidth": 0, "x": 1.05, "tickvals": [0, 0.5, 1]}
     figure.update_layout(coloraxis={"cmin": 0, "cmax": 1, "colorscale": theme.SCORE_SCALE, "colorbar": bar})
     return figure
+
+
+def _in_two_lines(title: str) -> str:
+    """A panel's title, broken near its end: four panels stand side by side in a narrow window."""
+    first, last = title.split(", ") if ", " in title else title.rsplit(" ", 1) if " " in title else (title, "")
+    return f"{first}<br>{last}" if last else title

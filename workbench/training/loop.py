@@ -18,12 +18,13 @@ from workbench.config import RunConfig, TrainConfig
 from workbench.errors import ConfigError, DivergedError
 from workbench.evaluation import evaluate, summary_values
 from workbench.model import HookedTransformer
+from workbench.optimizer_state import restore_optimizer
 from workbench.runs import Run
 from workbench.tasks.base import Batch
 from workbench.tasks.draw import TrainingBatches, generator
 from workbench.training.hardware import arithmetic, resolve_device, resolve_dtype
 from workbench.training.interrupt import stop_on_interrupt
-from workbench.training.optimizer import make_optimizer, restore_optimizer
+from workbench.training.optimizer import make_optimizer
 from workbench.training.schedule import checkpoint_steps, learning_rate
 
 

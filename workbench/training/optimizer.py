@@ -1,15 +1,11 @@
-"""The optimiser of a configuration, and its state as named tensors."""
+"""The optimiser of a configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from workbench.config import TrainConfig
-from workbench.errors import CheckpointError
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
@@ -18,24 +14,3 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
     if config.optimizer == "sgd":
         return SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     return AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
-
-
-def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state as tensors named `<parameter>|<kind>`."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            if value is not None:
-                tensors[f"{name}|{kind}"] = torch.as_tensor(value).detach().clone().contiguous()
-    return tensors
-
-
-def restore_optimizer(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave. Raises CheckpointError where it belongs to another model."""
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        name, _, kind = key.partition("|")
-        if name not in parameters or (value.ndim and value.shape != parameters[name].shape):
-            raise CheckpointError(f"the optimiser state {key} does not belong to this model")
-        device = parameters[name].device
-        optimizer.state[parameters[name]][kind] = value.clone().to(device)
