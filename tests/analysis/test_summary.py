@@ -8,8 +8,8 @@ import math
 import pandas as pd
 import pytest
 
-from workbench import ModelConfig, TriggerBigramConfig, make_task
-from workbench.analysis.data import AnalysisData
+from workbench import ModelConfig, RepeatedTokensConfig, TriggerBigramConfig, make_task
+from workbench.analysis.data import CONTROL, AnalysisData
 from workbench.analysis.emergence import first_reached
 from workbench.analysis.summary import summarise
 
@@ -68,8 +68,8 @@ def test_formed(data):
     assert values == {"in_context_accuracy": 0.977, "bigram_loss": 1.913, "in_context_score": -0.509}
     assert summary["heads"] == [
         {"kind": "previous-token", "head": "L0H1", "score": 0.811, "half_step": 50},
-        {"kind": "induction", "head": "L1H2", "score": 0.907, "half_step": 50},
-        {"kind": "induction", "head": "L1H0", "score": 0.613, "half_step": 100},
+        {"kind": "induction", "head": "L1H2", "score": 0.907, "half_step": 50, "control_score": None},
+        {"kind": "induction", "head": "L1H0", "score": 0.613, "half_step": 100, "control_score": None},
     ]
     assert json.loads(json.dumps(summary)) == summary
 
@@ -122,3 +122,23 @@ def test_first_reached():
     assert first_reached([0, 10], [0.1, 0.95], 0.95) == 10
     assert first_reached([0, 10, 20], [math.nan, 0.3, 0.9499], 0.95) is None
     assert first_reached([], [], 0.95) is None
+
+
+def test_a_head_that_counts_positions_is_not_called_an_induction_head():
+    data = AnalysisData.draw(MODEL, None, sequences=3)
+    own = {model_curve("in_context_accuracy"): [0.997], (PREFIX, 0, 0): [0.953], (PREFIX, 1, 1): [0.907], (PREFIX, 1, 2): [0.853]}
+    control = {(PREFIX, 0, 0): [0.051], (PREFIX, 1, 1): [0.103], (PREFIX, 1, 2): [0.811]}
+    summary = summarise(pd.concat([table(own, [0], "repeated-tokens"), table(control, [0], CONTROL)], ignore_index=True), data)
+    assert summary["induction_heads"] == ["L1H2"]
+    assert "L0H0 (0.95), 0.05 on non-periodic repeats; L1H1 (0.91), 0.10 on non-periodic repeats." in summary["lines"][-1]
+    # In layer 0 no earlier head can have told what came before: no control is needed to say so.
+    alone = summarise(table(own, [0], "repeated-tokens"), data)
+    assert alone["induction_heads"] == ["L1H1", "L1H2"]
+
+
+def test_the_control_is_drawn_where_repeats_stand_at_one_distance():
+    equal, jittered = (RepeatedTokensConfig(d_vocab=11, seq_len=17, placement=placement) for placement in ("equal", "jittered"))
+    assert CONTROL in AnalysisData.draw(MODEL, make_task(equal), sequences=3).tasks
+    assert CONTROL in AnalysisData.draw(MODEL, None, sequences=3).tasks
+    assert CONTROL not in AnalysisData.draw(MODEL, make_task(jittered), sequences=3).tasks
+    assert CONTROL not in AnalysisData.draw(MODEL, make_task(TriggerBigramConfig(d_vocab=11, seq_len=13, n_triggers=2)), sequences=3).tasks

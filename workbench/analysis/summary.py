@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.analysis.data import AnalysisData
+from workbench.analysis.data import CONTROL, AnalysisData
 from workbench.analysis.emergence import first_reached
 
 ACCURACY = 0.95
@@ -33,9 +33,9 @@ def summarise(formation: pd.DataFrame, data: AnalysisData) -> dict[str, Any]:
         "bigram_loss": _last(own, "bigram_loss", last),
         "in_context_score": _last(own, "in_context_score", last),
         "formed_step": _reached(own, "in_context_accuracy", ACCURACY),
-        "heads": _heads(own, last),
+        "heads": _heads(own, formation[formation["task"] == CONTROL], last),
     }
-    of_kind = {kind: [head for head in summary["heads"] if head["kind"] == kind] for kind in ("previous-token", "induction")}
+    of_kind = {kind: [head for head in summary["heads"] if head["kind"] == kind] for kind in ("previous-token", "induction", "positional")}
     summary["previous_token_head"] = of_kind["previous-token"][0]["head"] if of_kind["previous-token"] else None
     summary["induction_heads"] = [head["head"] for head in of_kind["induction"]]
     summary["lines"] = [line for line in (_accuracy(own, summary), *_circuit(own, summary, of_kind), _bigram(own, summary)) if line]
@@ -57,7 +57,7 @@ def _reached(table: pd.DataFrame, metric: str, threshold: float) -> int | None:
     return first_reached(rows["step"].astype(int).tolist(), rows["value"].tolist(), threshold)
 
 
-def _heads(own: pd.DataFrame, last: int) -> list[dict[str, Any]]:
+def _heads(own: pd.DataFrame, control: pd.DataFrame, last: int) -> list[dict[str, Any]]:
     """The heads that a score names, strongest first, each with its score and the step at which half of it was first reached."""
     found = []
     for kind, metric, threshold in (
@@ -69,8 +69,19 @@ def _heads(own: pd.DataFrame, last: int) -> list[dict[str, Any]]:
         for layer, head, value in final[["layer", "head", "value"]].itertuples(index=False):
             curve = rows[(rows["layer"] == layer) & (rows["head"] == head)]
             half = first_reached(curve["step"].astype(int).tolist(), curve["value"].tolist(), float(value) / 2)
-            found.append({"kind": kind, "head": f"L{layer}H{head}", "score": float(value), "half_step": half})
+            entry = {"kind": kind, "head": f"L{layer}H{head}", "score": float(value), "half_step": half}
+            found.append(_unmasked(entry, control, int(layer), int(head), last) if kind == "induction" else entry)
     return found
+
+
+def _unmasked(entry: dict[str, Any], control: pd.DataFrame, layer: int, head: int, last: int) -> dict[str, Any]:
+    """A head with a high prefix-matching score, called positional where it cannot be matching: in layer 0, where no
+    earlier head can have told it what came before, or where its score does not hold on non-periodic repeats."""
+    here = (control["step"] == last) & (control["layer"] == layer) & (control["head"] == head)
+    values = control[here & (control["metric"] == "prefix_matching_score")]["value"]
+    held = None if values.empty else float(values.iloc[0])
+    positional = layer == 0 or (held is not None and held < PREFIX_MATCHING)
+    return {**entry, "kind": "positional" if positional else "induction", "control_score": held}
 
 
 def _accuracy(own: pd.DataFrame, summary: dict[str, Any]) -> str:
@@ -101,7 +112,15 @@ def _circuit(own: pd.DataFrame, summary: dict[str, Any], of_kind: dict[str, list
             lines.append(f"{kind.capitalize()} head{'s' if len(heads) > 1 else ''}, with mean attention to {places}: {named}.")
         else:
             lines.append(f"No head qualifies as {article} (a score of at least {threshold}).")
+    if of_kind["positional"]:
+        named = "; ".join(_named(head, several) + _on_control(head) for head in of_kind["positional"])
+        lines.append(f"Positional, not induction: attention finds the answers by their distance, in {named}.")
     return lines
+
+
+def _on_control(head: dict[str, Any]) -> str:
+    held = head["control_score"]
+    return "" if held is None else f", {held:.2f} on non-periodic repeats"
 
 
 def _named(head: dict[str, Any], several: bool) -> str:
