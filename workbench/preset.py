@@ -22,7 +22,8 @@ presets: dict[str, RunConfig] = {
         train=TrainConfig(steps=1000, batch_size=512, lr=1e-3, warmup_steps=50, schedule="cosine", dtype="auto", checkpoint_every=25),
     ),
     # Bietti et al., section 4: one head, no norm, only W_K of both layers and W_O of layer 1 are learnt, SGD, and the
-    # loss counts only where the answer has been seen.
+    # loss counts only where the answer has been seen. Embeddings are N(0, 1/d): with N(0, 1) for all three, logits start in
+    # the hundreds and this learning rate does not bring them down.
     "bietti-simplified": RunConfig(
         task=TriggerBigramConfig(seq_len=256, language="prose"),
         model=ModelConfig(
@@ -34,7 +35,7 @@ presets: dict[str, RunConfig] = {
             unembed_bias=False,
             attn_scale=1.0,
             initializer_range=256**-0.5,
-            embed_std=1.0,
+            embed_std=256**-0.5,
             identity=("blocks.*.attn.W_Q",),
             frozen=("embed.W_E", "pos_embed.W_pos", "unembed.W_U", "blocks.*.attn.W_V", "blocks.0.attn.W_O"),
         ),
