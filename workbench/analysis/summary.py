@@ -12,8 +12,8 @@ from workbench.analysis.emergence import first_reached
 ACCURACY = 0.95
 """In-context accuracy from which in-context learning counts as formed."""
 PREVIOUS_TOKEN = 0.4
-"""Score previous_token_at_answers from which a head is called a previous-token head. Less than half, because the head
-is free to look anywhere from a position that no trigger precedes."""
+"""Score previous_token_at_answers from which a head is called a previous-token head. A choice: in models of ours that
+had learnt their task the strongest head scored between 0.4 and 0.8, and heads that play no such part below 0.2."""
 PREFIX_MATCHING = 0.5
 """Prefix-matching score from which a head is called an induction head: most of its attention, where the answer has
 been seen."""
@@ -114,7 +114,7 @@ def _circuit(own: pd.DataFrame, summary: dict[str, Any], of_kind: dict[str, list
             lines.append(f"No head qualifies as {article} (a score of at least {threshold}).")
     if of_kind["positional"]:
         named = "; ".join(_named(head, several) + _on_control(head) for head in of_kind["positional"])
-        lines.append(f"Positional, not induction: attention finds the answers by their distance, in {named}.")
+        lines.append(f"Not induction heads, though they score high (in layer 0, or on periodic repeats alone): {named}.")
     return lines
 
 

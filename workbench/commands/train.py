@@ -6,11 +6,11 @@ import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
-from workbench.config import RunConfig, read_config
+from workbench.config import RunConfig, Stream, read_config
 from workbench.errors import UsageError, unknown_name
 from workbench.preset import preset as named_preset
 from workbench.runs import Run
@@ -18,7 +18,7 @@ from workbench.runs import Run
 Fields = dict[str, str] | None
 """Options with a dot: --model.d-model 128 gives {"d-model": "128"}."""
 
-STREAMS = ("none", "query", "key", "value")
+STREAMS = get_args(Stream)
 
 
 @dataclass(frozen=True)

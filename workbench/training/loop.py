@@ -127,14 +127,15 @@ class Trainer:
         with arithmetic(self.config.dtype, self.device):
             mask = batch.answered if self.config.loss_on == "answered" else None
             loss = self.model(batch.tokens, return_type="loss", targets=batch.targets, loss_mask=mask)
-        self._require_finite(loss.item(), "the loss")
+        value = loss.item()
+        self._require_finite(value, "the loss")
         self.optimizer.zero_grad()
         loss.backward()
         if self.config.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.step += 1
-        self.counters.loss_sum += loss.item()
+        self.counters.loss_sum += value
         self.counters.loss_count += 1
         self.counters.seconds += time.perf_counter() - started
 
