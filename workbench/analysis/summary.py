@@ -12,8 +12,8 @@ from workbench.analysis.emergence import first_reached
 ACCURACY = 0.95
 """In-context accuracy from which in-context learning counts as formed."""
 PREVIOUS_TOKEN = 0.4
-"""Score previous_token_at_answers from which a head is called a previous-token head. A choice: in models of ours that
-had learnt their task the strongest head scored between 0.4 and 0.8, and heads that play no such part below 0.2."""
+"""Score previous_token_at_answers from which a head is called a previous-token head. A choice: in four trained
+models (two tasks, one seed each) the strongest head scored 0.42 to 0.82; of the others one scored 0.67, the rest 0.23 or less."""
 PREFIX_MATCHING = 0.5
 """Prefix-matching score from which a head is called an induction head: most of its attention, where the answer has
 been seen."""
