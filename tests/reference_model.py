@@ -133,8 +133,10 @@ def attention(s, x, layer, own_of, used_of, acts, c, heads):
     used = dict(own)
     if letter and layer > 0:
         previous = {"previous": own_of[layer - 1], "accumulated": used_of[layer - 1], "first": own_of[0]}[c["stream_source"]]
-        acts[f"{a}.hook_{letter}_stream"] = previous[letter]
-        used[letter] = own[letter] + previous[letter]
+        weights = c["stream_init"] if c["stream_mix"] == "add" else (s[f"{a}.stream_own"], s[f"{a}.stream_in"])
+        arriving = np.array([[previous[letter][t, giver(c, t, h, heads)] for h in range(heads)] for t in range(n)])
+        acts[f"{a}.hook_{letter}_stream"] = weights[1] * arriving
+        used[letter] = weights[0] * own[letter] + weights[1] * arriving
         acts[f"{a}.hook_{letter}_used"] = used[letter]
     own_of.append(own)
     used_of.append(used)
@@ -158,6 +160,11 @@ def attention(s, x, layer, own_of, used_of, acts, c, heads):
         out[t] = sum(z[t, h] @ s[f"{a}.W_O"][h] for h in range(heads)) + s[f"{a}.b_O"]
     acts |= {f"{a}.hook_attn_scores": scores, f"{a}.hook_pattern": pattern, f"{a}.hook_z": z}
     return out
+
+
+def giver(c, position, head, heads):
+    """The head from which a head receives at a position."""
+    return (head + {"none": 0, "fixed": 1, "by-position": position}[c["stream_permute_heads"]]) % heads
 
 
 def mlp(s, x, name, acts, act_fn):

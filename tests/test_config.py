@@ -14,6 +14,7 @@ from workbench.config_base import Config
 from workbench.errors import ConfigError, UsageError
 from workbench.preset import preset, presets
 from workbench.tasks import make_task
+from workbench.variant import variant_fields
 
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 share = st.floats(min_value=0, max_value=1, exclude_max=True)
@@ -162,6 +163,7 @@ IMPOSSIBLE = [
     (TrainConfig, {"final_lr_fraction": 1.5}, "final_lr_fraction"),
     (TrainConfig, {"grad_clip": 0.0}, "grad_clip"),
     (TrainConfig, {"checkpoint_steps": (5, 601)}, r"between 0 and steps=600, got \[601\]"),
+    (ModelConfig, {"n_heads": 1, "stream": "value", "stream_permute_heads": "fixed"}, "needs at least two heads"),
     (TrainConfig, {"checkpoint_dense": (7, 5, 1)}, "first <= last"),
     (TrainConfig, {"checkpoint_dense": (5, 7, 0)}, "checkpoint_dense"),
     (TriggerBigramConfig, {"d_vocab": 1}, "d_vocab"),
@@ -240,6 +242,7 @@ def test_configurations_are_frozen_and_hashable():
     [("none", "first", "none"), ("value", "previous", "value"), ("key", "first", "key-first"), ("key", "accumulated", "key-accumulated")],
 )
 def test_variant_names(stream, source, variant):
+    assert variant_fields(variant).items() <= {"stream": stream, "stream_source": source}.items()
     assert ModelConfig(stream=stream, stream_source=source).variant == variant
 
 
@@ -271,3 +274,36 @@ def test_unreadable_files(tmp_path, content, message):
     with pytest.raises(ConfigError, match=message) as error:
         read_config(path)
     assert "mine.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"stream_mix": "learned"}, "value-learned"),
+        ({"stream_init": (0.5, 0.5)}, "value-0.5-0.5"),
+        ({"stream_init": (1.0, -0.25)}, "value-1--0.25"),
+        ({"stream_init": (1e-05, 2.0)}, "value-1e-05-2"),
+        ({"stream_permute_heads": "fixed", "stream_detach": True}, "value-permuted-detached"),
+        ({"stream_permute_heads": "by-position"}, "value-scrambled"),
+        ({"stream_source": "first", "stream_mix": "learned", "stream_init": (1.0, 0.0)}, "value-first-learned-1-0"),
+    ],
+)
+def test_the_name_of_a_variant_says_all_that_differs_and_is_read_back(fields, name):
+    config = ModelConfig(stream="value", **fields)
+    assert config.variant == name
+    assert ModelConfig(**variant_fields(name)) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vlaue", "unknown stream 'vlaue'; did you mean value"),
+        ("value-detach", "did you mean detached"),
+        ("none-detached", "nothing to vary"),
+        ("value-1.2.3-0", "no pair of numbers"),
+        ("value-0.5", "unknown suffix"),
+    ],
+)
+def test_variants_that_are_none(name, message):
+    with pytest.raises(UsageError, match=message):
+        variant_fields(name)

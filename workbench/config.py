@@ -16,6 +16,7 @@ import yaml
 from workbench.config_base import Config
 from workbench.errors import ConfigError
 from workbench.tasks.configs import RepeatedTokensConfig, TaskConfig, TriggerBigramConfig, task_config
+from workbench.variant import PLAIN_ADDITION, Stream, variant_name
 
 __all__ = [
     "ModelConfig",
@@ -27,8 +28,8 @@ __all__ = [
     "read_config",
 ]
 
-Stream = Literal["none", "query", "key", "value"]
 StreamSource = Literal["previous", "accumulated", "first"]
+HeadPermutation = Literal["none", "fixed", "by-position"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,14 @@ class ModelConfig(Config):
     """which projection also travels from head to head: none, query, key or value (Burns et al.)"""
     stream_source: StreamSource = "previous"
     """where it comes from: the layer before, the accumulated projections, or the first layer (Zhou et al.)"""
+    stream_mix: Literal["add", "learned"] = "add"
+    """used = a * own + b * source: add keeps a and b as stream_init says, learned trains them, a pair a layer (Zhou et al.)"""
+    stream_init: tuple[float, float] = PLAIN_ADDITION
+    """(a, b) at the start; 1.0 1.0 is plain addition (Burns et al.), 1.0 0.0 the plain model, 0.5 0.5 the scale-keeping control"""
+    stream_permute_heads: HeadPermutation = "none"
+    """control: head h receives from head h + 1 (fixed), or at position s from head h + s (by-position), counted around"""
+    stream_detach: bool = False
+    """control: no gradient flows back along the wire"""
     seed: int = 0
     """seed of the initial weights"""
 
@@ -109,9 +118,7 @@ class ModelConfig(Config):
     @property
     def variant(self) -> str:
         """How tables and figures call this model: the stream, with a suffix for what differs from the default."""
-        if self.stream == "none" or self.stream_source == "previous":
-            return self.stream
-        return f"{self.stream}-{self.stream_source}"
+        return variant_name(self)
 
     def receives_stream(self, layer: int) -> bool:
         """Whether the heads of `layer` receive the projection of an earlier layer."""
@@ -147,6 +154,10 @@ class ModelConfig(Config):
         self.require(
             self.stream == "none" or self.n_layers >= 2,
             f"stream={self.stream!r} needs at least two layers, got n_layers={self.n_layers}",
+        )
+        self.require(
+            self.stream_permute_heads == "none" or self.n_heads >= 2,
+            f"stream_permute_heads={self.stream_permute_heads!r} needs at least two heads, got n_heads={self.n_heads}",
         )
         sizes = f"n_heads={self.n_heads}, d_head={self.head_width}, d_model={self.d_model}"
         self.require(

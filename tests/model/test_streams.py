@@ -9,6 +9,7 @@ from tests.model.test_attention import assert_equals_reference
 from tests.reference_model import random_model, random_tokens
 from workbench.config import ModelConfig
 from workbench.errors import ConfigError, UsageError
+from workbench.model import HookedTransformer
 
 LETTER = {"query": "q", "key": "k", "value": "v"}
 SOURCES = ("previous", "accumulated", "first")
@@ -148,32 +149,110 @@ def test_gradients_flow_along_the_wire():
     assert model.blocks[0].attn.W_Q.grad is None or model.blocks[0].attn.W_Q.grad.abs().max() == 0
 
 
-def test_the_second_OV_circuits():
-    tokens = random_tokens()
+@pytest.mark.parametrize("mix", [{}, {"stream_mix": "learned"}, {"stream_init": (0.5, -0.25)}, {"stream_permute_heads": "fixed"}])
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_second_OV_circuits(source, mix):
     expected = {"previous": {1: [0], 2: [1], 3: [2]}, "first": {1: [0], 2: [0], 3: [0]}, "accumulated": {1: [0], 2: [0, 1], 3: [0, 1, 2]}}
-    for source in SOURCES:
-        model = random_model(stream="value", stream_source=source, n_layers=4, normalization_type="LNPre")
-        _, cache = run(model, tokens)
-        for layer in (1, 2, 3):
-            circuits = model.streamed_OV(layer)
-            assert list(circuits) == expected[source][layer]
+    model = random_model(stream="value", stream_source=source, n_layers=4, n_heads=3, normalization_type="LNPre", attn_bias=False, **mix)
+    _, cache = run(model, random_tokens())
+    for layer in (1, 2, 3):
+        circuits = model.streamed_OV(layer)
+        assert list(circuits) == expected[source][layer]
+        if not mix:
             for below, circuit in circuits.items():
-                for head in range(2):
-                    product = model.blocks[below].attn.W_V[head] @ model.blocks[layer].attn.W_O[head]
-                    torch.testing.assert_close(circuit.AB[head], product)
-            # Together with the own circuit they write all of what attention writes.
-            circuits = dict(circuits) | {layer: model.factored(model.blocks[layer].attn.W_V, model.blocks[layer].attn.W_O)}
-            written = model.blocks[layer].attn.b_O
-            for below, circuit in circuits.items():
-                read = cache[f"blocks.{below}.ln1.hook_normalized"]
-                written = written + torch.einsum("bhts,bsm,hmn->btn", cache["pattern", layer], read, circuit.AB)
-                written = written + torch.einsum("hd,hdn->n", model.blocks[below].attn.b_V, model.blocks[layer].attn.W_O)
-            torch.testing.assert_close(written, cache["attn_out", layer])
+                product = model.blocks[below].attn.W_V @ model.blocks[layer].attn.W_O
+                torch.testing.assert_close(circuit.AB, product)
+        # Together with the own circuit they write all of what attention writes.
+        written = 0
+        for below, circuit in (circuits | {layer: model.own_OV(layer)}).items():
+            read = cache[f"blocks.{below}.ln1.hook_normalized"]
+            written = written + torch.einsum("bhts,bsm,hmn->btn", cache["pattern", layer], read, circuit.AB)
+        torch.testing.assert_close(written, cache["attn_out", layer])
+    torch.testing.assert_close(model.own_OV(0).AB, model.OV.AB[0])
+    assert torch.equal(random_model(stream="key", **mix).own_OV(1).AB, random_model(stream="key", **mix).OV.AB[1])
+
+
+def test_value_biases_travel_beside_the_second_circuits():
+    model = random_model(stream="value", n_layers=2, normalization_type="LNPre")
+    _, cache = run(model, random_tokens())
+    written = model.blocks[1].attn.b_O
+    for below, circuit in (model.streamed_OV(1) | {1: model.own_OV(1)}).items():
+        read = cache[f"blocks.{below}.ln1.hook_normalized"]
+        written = written + torch.einsum("bhts,bsm,hmn->btn", cache["pattern", 1], read, circuit.AB)
+        written = written + torch.einsum("hd,hdn->n", model.blocks[below].attn.b_V, model.blocks[1].attn.W_O)
+    torch.testing.assert_close(written, cache["attn_out", 1])
+
+
+MIXES = [
+    {"stream_mix": "learned"},
+    {"stream_init": (0.5, -0.25)},
+    {"stream_permute_heads": "fixed"},
+    {"stream_permute_heads": "by-position"},
+    {"stream_permute_heads": "by-position", "stream_mix": "learned", "stream_detach": True},
+]
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize(("stream", "source"), ALL)
+def test_every_mix_and_control_equals_the_loops(stream, source, mix):
+    assert_equals_reference(random_model(stream=stream, stream_source=source, n_heads=3, d_model=7, **mix), random_tokens())
+
+
+@pytest.mark.parametrize("stream", LETTER)
+def test_mixes_at_their_special_values(stream):
+    plain, added = random_model(), random_model(stream=stream)
+    for mix, same in (((1.0, 0.0), plain), ((1.0, 1.0), added)):
+        fixed = random_model(stream=stream, stream_init=mix)
+        torch.testing.assert_close(fixed(random_tokens()), same(random_tokens()))
+        config = fixed.config.replace(stream_mix="learned")
+        learned = HookedTransformer(config).double()
+        learned.load_state_dict(fixed.state_dict(), strict=False)
+        torch.testing.assert_close(learned(random_tokens()), same(random_tokens()))
+    names = {name for name, _ in random_model(stream=stream, stream_mix="learned").named_parameters() if "stream" in name}
+    assert names == {f"blocks.{layer}.attn.stream_{part}" for layer in (1, 2) for part in ("own", "in")}
+
+
+def test_the_mix_adds_no_draw_to_the_initial_weights():
+    plain = dict(HookedTransformer(ModelConfig(seed=3)).named_parameters())
+    learned = HookedTransformer(ModelConfig(seed=3, stream="value", stream_mix="learned", stream_init=(0.5, 2.0)))
+    for name, value in learned.named_parameters():
+        assert torch.equal(value, plain[name]) if name in plain else value.item() == (0.5 if name.endswith("own") else 2.0)
+
+
+def test_a_fixed_permutation_is_a_relabelling_of_the_first_layers_heads_and_a_scramble_is_none():
+    """So a model trained with a fixed permutation differs from the plain stream by its initial weights alone."""
+    for control, equal in (("fixed", True), ("by-position", False)):
+        permuted = random_model(stream="value", n_layers=2, n_heads=3, stream_permute_heads=control)
+        plain = random_model(stream="value", n_layers=2, n_heads=3)
+        relabelled = permuted.state_dict()
+        for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"):
+            relabelled[f"blocks.0.attn.{name}"] = relabelled[f"blocks.0.attn.{name}"].roll(-1, dims=0)
+        plain.load_weights(relabelled)
+        difference = (plain(random_tokens()) - permuted(random_tokens())).abs().max()
+        assert difference < 1e-12 if equal else difference > 1e-3
+
+
+@pytest.mark.parametrize("stream", LETTER)
+def test_a_detached_source_changes_gradients_and_nothing_else(stream):
+    p = LETTER[stream]
+    gradients = {}
+    for detach in (False, True):
+        model = random_model(stream=stream, n_layers=2, stream_detach=detach)
+        _, cache = run(model, random_tokens())
+        with model.hooks([("blocks.0.hook_attn_out", lambda value, hook, cache=cache: cache["attn_out", 0])]):
+            logits = model(random_tokens())
+        torch.testing.assert_close(logits, random_model(stream=stream, n_layers=2)(random_tokens()))
+        logits.square().mean().backward()
+        gradients[detach] = model.blocks[0].attn.get_parameter(f"W_{p.upper()}").grad
+    assert gradients[False].abs().max() > 1e-6
+    assert gradients[True] is None or gradients[True].abs().max() == 0
 
 
 def test_streamed_OV_is_refused_where_nothing_arrives():
     with pytest.raises(UsageError, match=r"no value stream arrives in layer 0 \(stream='value', n_layers=3\)"):
         random_model(stream="value").streamed_OV(0)
+    with pytest.raises(UsageError, match="differs from position to position"):
+        random_model(stream="value", stream_permute_heads="by-position").streamed_OV(1)
     for stream in ("none", "query"):
         with pytest.raises(UsageError, match=f"no value stream arrives in layer 1 \\(stream='{stream}'"):
             random_model(stream=stream).streamed_OV(1)

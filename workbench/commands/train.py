@@ -6,19 +6,18 @@ import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from workbench.config import RunConfig, Stream, read_config
+from workbench.config import RunConfig, read_config
 from workbench.errors import UsageError, unknown_name
 from workbench.preset import preset as named_preset
 from workbench.runs import Run
+from workbench.variant import variant_fields
 
 Fields = dict[str, str] | None
 """Options with a dot: --model.d-model 128 gives {"d-model": "128"}."""
-
-STREAMS = get_args(Stream)
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Member:
 def train(
     preset: Annotated[str | None, Parameter(help="where to start: a name that `workbench presets` lists")] = None,
     *,
-    stream: Annotated[str | None, Parameter(help="none, query, key or value; several: none,value")] = None,
+    stream: Annotated[str | None, Parameter(help="none, query, key or value, with suffixes; several: none,value,value-detached")] = None,
     stream_source: Annotated[Literal["previous", "accumulated", "first"] | None, Parameter(help="where the stream comes from")] = None,
     seed: Annotated[int | None, Parameter(help="seed of weights and training data")] = None,
     seeds: Annotated[str | None, Parameter(help="several seeds: 0:8 (0 to 7) or 1,5,9")] = None,
@@ -86,7 +85,7 @@ def plan(start: RunConfig, streams: list[str], seeds: list[int | None], out: Pat
     members = []
     for stream in streams:
         for seed in seeds:
-            config = start.override(model={"stream": stream})
+            config = start.override(model=variant_fields(stream))
             if seed is not None:
                 config = config.override(model={"seed": seed}, train={"data_seed": seed})
             folder = (out or default) if alone else (out or default) / config.model.variant / f"seed_{config.model.seed}"
@@ -133,9 +132,6 @@ def _value(text: str, kind: str) -> Any:
 
 def _streams(text: str | None, start: RunConfig) -> list[str]:
     streams = [start.model.stream] if text is None else [part.strip() for part in text.split(",")]
-    for stream in streams:
-        if stream not in STREAMS:
-            raise unknown_name("stream", stream, STREAMS)
     return list(dict.fromkeys(streams))
 
 

@@ -18,6 +18,7 @@ from transformer_lens.hook_points import HookPoint
 from workbench.axes import HeadVectors, Pattern, Resid
 from workbench.config import ModelConfig
 from workbench.model.positions import rotate
+from workbench.variant import PLAIN_ADDITION
 
 STREAM_LETTER: dict[str, Literal["q", "k", "v"]] = {"query": "q", "key": "k", "value": "v"}
 
@@ -26,7 +27,11 @@ SplitResid = Float[Tensor, "batch pos head d_model"]
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention with an optional wire from the heads of an earlier layer."""
+    """Causal multi-head attention with an optional wire from the heads of an earlier layer.
+
+    With P one of query, key, value, in the layers that receive a stream: `hook_P_stream` is b times the source and
+    `hook_P_used` = a * `hook_P` + `hook_P_stream`, with (a, b) = (1, 1) unless the configuration mixes otherwise.
+    """
 
     W_Q: nn.Parameter
     W_K: nn.Parameter
@@ -52,6 +57,9 @@ class Attention(nn.Module):
         if self.receives:
             setattr(self, f"hook_{self.receives}_stream", HookPoint())
             setattr(self, f"hook_{self.receives}_used", HookPoint())
+            if config.stream_mix == "learned":
+                own, incoming = config.stream_init
+                self.stream_own, self.stream_in = nn.Parameter(torch.tensor(own)), nn.Parameter(torch.tensor(incoming))
         if config.positional_embedding_type == "rotary":
             self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()
         self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint()
@@ -90,10 +98,31 @@ class Attention(nn.Module):
         flat = F.linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
         return flat.unflatten(-1, bias.shape)
 
+    @property
+    def mix(self) -> tuple[float | Tensor, float | Tensor]:
+        """(a, b) of used = a * own + b * source: trained scalars, or the configuration's numbers."""
+        return (self.stream_own, self.stream_in) if self.config.stream_mix == "learned" else self.config.stream_init
+
     def _join(self, own: HeadVectors, source: HeadVectors) -> HeadVectors:
-        """What attention uses where a stream arrives: the head's own projection plus the source."""
+        """What attention uses where a stream arrives: a times the head's own projection plus b times the source."""
+        if self.config.stream_detach:
+            source = source.detach()
+        source = self._permuted(source)
+        if self.config.stream_mix == "learned" or self.config.stream_init != PLAIN_ADDITION:
+            a, b = self.mix
+            own, source = a * own, b * source
         streamed = getattr(self, f"hook_{self.receives}_stream")(source)
         return getattr(self, f"hook_{self.receives}_used")(own + streamed)
+
+    def _permuted(self, source: HeadVectors) -> HeadVectors:
+        """The source with its heads exchanged, where the configuration asks for that control."""
+        if self.config.stream_permute_heads == "none":
+            return source
+        n_pos, n_heads = source.shape[1:3]
+        if self.config.stream_permute_heads == "fixed":
+            return source.roll(-1, dims=2)
+        position = torch.arange(n_pos, device=source.device)[:, None]
+        return source[:, position, (position + torch.arange(n_heads, device=source.device)) % n_heads]
 
     def _handed_on(self, own: dict[str, Tensor], used: dict[str, Tensor], source: HeadVectors | None) -> HeadVectors | None:
         if self.config.stream == "none":

@@ -108,9 +108,42 @@ class LensInterface(nn.Module):
 
     @property
     def OV(self) -> FactoredMatrix:
-        """W_V W_O of every head, [layer, head, d_model, d_model] (Elhage et al.). What arrives along a value stream
-        has its own circuit: `streamed_OV`."""
+        """W_V W_O of every head, [layer, head, d_model, d_model] (Elhage et al.). A value stream scales it (`own_OV`),
+        and what arrives along it has its own circuit (`streamed_OV`)."""
         return FactoredMatrix(self.W_V, self.W_O)
+
+    def streamed_OV(self, layer: int) -> dict[int, FactoredMatrix]:
+        """The second OV circuits of `layer` through a value stream (papers.md section 1): source layer -> b W_V[source]
+        W_O[layer], [head, d_model, d_model], each reading the residual stream *before the source layer*. b is what the
+        mixing scalars on the way multiply to (1 for plain addition); with permuted heads, W_V is the head's that arrives.
+
+        Raises UsageError where no value stream arrives, and where heads are permuted by position: no one matrix then
+        describes the wire.
+        """
+        if self.config.stream != "value" or not 0 < layer < self.config.n_layers:
+            raise UsageError(f"no value stream arrives in layer {layer} (stream={self.config.stream!r}, n_layers={self.config.n_layers})")
+        if self.config.stream_permute_heads == "by-position":
+            raise UsageError("with heads permuted by position, the streamed OV circuit differs from position to position")
+        accumulated = self.config.stream_source == "accumulated"
+        sources = range(layer) if accumulated else [0 if self.config.stream_source == "first" else layer - 1]
+        circuits = {}
+        for source in sources:
+            scale: Any = 1.0
+            for below in range(source + 1, layer) if accumulated else ():
+                scale = scale * self.blocks[below].attn.mix[1]
+            if accumulated and source > 0:
+                scale = scale * self.blocks[source].attn.mix[0]
+            hops = (layer - source if accumulated else 1) if self.config.stream_permute_heads == "fixed" else 0
+            arriving = self.blocks[source].attn.W_V.roll(-hops, dims=0)
+            circuits[source] = self.factored(scale * self.blocks[layer].attn.mix[1] * arriving, self.blocks[layer].attn.W_O)
+        return circuits
+
+    def own_OV(self, layer: int) -> FactoredMatrix:
+        """The OV circuit a W_V W_O of a layer's own values, [head, d_model, d_model], as attention uses it: a is the
+        stream's mixing scalar (1 for plain addition, and where no value stream arrives)."""
+        attn = self.blocks[layer].attn
+        scale = attn.mix[0] if attn.receives == "v" else 1.0
+        return self.factored(scale * attn.W_V, attn.W_O)
 
     @staticmethod
     def factored(left: Tensor, right: Tensor) -> FactoredMatrix:

@@ -150,15 +150,6 @@ class HookedTransformer(LensInterface, HookedRootModule):
                 raise UsageError(f"{name} is passed only after model.set_{flag}(True)")
         return super().run_with_hooks(*args, fwd_hooks=list(fwd_hooks), bwd_hooks=list(bwd_hooks), **kwargs)
 
-    def streamed_OV(self, layer: int) -> dict[int, Any]:
-        """The second OV circuits of `layer` through a value stream: source layer -> FactoredMatrix
-        [head, d_model, d_model] of W_V[source] W_O[layer], each reading the residual stream *before the source layer*
-        (papers.md section 1). Raises UsageError where no value stream arrives."""
-        if self.config.stream != "value" or not 0 < layer < self.config.n_layers:
-            raise UsageError(f"no value stream arrives in layer {layer} (stream={self.config.stream!r}, n_layers={self.config.n_layers})")
-        sources = {"previous": [layer - 1], "first": [0], "accumulated": list(range(layer))}[self.config.stream_source]
-        return {source: self.factored(self.blocks[source].attn.W_V, self.blocks[layer].attn.W_O) for source in sources}
-
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], config: ModelConfig | None = None, **fields: Any) -> HookedTransformer:
         """A model with the weights of a classic HookedTransformer's state dict (or of one of ours).
