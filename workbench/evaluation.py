@@ -30,6 +30,11 @@ class Evaluation:
         losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view(targets.shape)
         return cls(losses, logits.argmax(dim=-1) == targets)
 
+    @classmethod
+    def cat(cls, parts: list[Evaluation]) -> Evaluation:
+        """The sequences of several batches together."""
+        return cls(torch.cat([part.losses for part in parts]), torch.cat([part.correct for part in parts]))
+
 
 def masked_mean(values: Tensor, mask: Mask) -> float:
     """The mean of `values` where `mask` holds; nan where it holds nowhere.
@@ -52,7 +57,8 @@ def evaluate(model: HookedTransformer, batch: Batch, chunk: int = 64) -> Evaluat
             parts.append(Evaluation.of_logits(model(rows.tokens), rows.targets))
     finally:
         model.train(training)
-    return Evaluation(torch.cat([part.losses for part in parts]).cpu(), torch.cat([part.correct for part in parts]).cpu())
+    whole = Evaluation.cat(parts)
+    return Evaluation(whole.losses.cpu(), whole.correct.cpu())
 
 
 def summary_values(evaluation: Evaluation, batch: Batch) -> dict[str, float]:

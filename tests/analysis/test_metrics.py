@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 
 import pytest
 
 import workbench.analysis
-from workbench.analysis import formation
-from workbench.analysis.sections import SECTIONS, all_metrics, chosen, measure_of
+from workbench.analysis.sections import EMERGENCE, SECTIONS, WATCHED, all_metrics, applicable, chosen, measure_of
+from workbench.config import ModelConfig
 from workbench.errors import UsageError
 
 MODULES = [
@@ -18,8 +19,8 @@ MODULES = [
     "workbench.evaluation",
     "workbench.model.positions",
     "workbench.training.schedule",
+    "workbench.variant",
 ]
-WITH_EXAMPLES = {"workbench.analysis.heads", "workbench.analysis.estimates", "workbench.analysis.emergence", *MODULES[-3:]}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -28,33 +29,52 @@ def test_examples(name):
     import torch
 
     names = {"torch": torch, "TrainConfig": importlib.import_module("workbench.config").TrainConfig}
-    failed, tried = doctest.testmod(module, extraglobs=names)
+    failed, _ = doctest.testmod(module, extraglobs=names)
     assert failed == 0
-    assert (tried > 0) == (name in WITH_EXAMPLES)
 
 
 @pytest.mark.parametrize("name", all_metrics())
 def test_what_a_reader_needs_to_know(name):
     metric = all_metrics()[name]
     assert metric.name == name == metric.function.__name__
-    assert metric.section in SECTIONS and metric.kind in ("model", "head")
-    assert metric.range and metric.source
+    assert metric.section in (*SECTIONS, EMERGENCE)
+    assert metric.formula and metric.range and metric.source
     assert metric.summary.endswith(".") and "\n" not in metric.summary
+    text = inspect.getdoc(metric.function)
+    for fact in ("Formula", "Range", "Source"):
+        assert f"{fact}: {getattr(metric, fact.lower())}" in text
+    # A worked example of the metric itself; that it is true, the test above says.
+    examples = doctest.DocTestParser().get_examples(text)
+    assert any(f"{name}(" in example.source for example in examples) and any(example.want for example in examples)
 
 
-def test_every_metric_of_a_section_is_measured():
-    measured = {"model": formation.MODEL_METRICS, "head": formation.HEAD_METRICS}
-    for kind, functions in measured.items():
-        assert [function.__name__ for function in functions] == [m.name for m in all_metrics().values() if m.kind == kind]
-    assert measure_of("formation") is formation.measure
+def test_every_section_has_metrics_and_a_module():
+    assert {metric.section for metric in all_metrics().values()} == {*SECTIONS, EMERGENCE}
+    assert all(callable(measure_of(section)) for section in SECTIONS)
+    assert set(WATCHED) <= set(SECTIONS)
 
 
 def test_sections_and_metrics_by_name():
-    assert chosen(None) == (["formation"], None) == chosen(["formation"])
+    assert chosen(None) == (list(SECTIONS), None)
+    assert chosen(["probes", "formation"]) == (["formation", "probes"], None)
     assert chosen(["loss", "prefix_matching_score"]) == (["formation"], {"loss", "prefix_matching_score"})
-    sections, kept = chosen(["loss", "formation"])
-    assert sections == ["formation"] and kept == set(all_metrics())
+    sections, kept = chosen(["copying_score", "formation"])
+    assert sections == ["formation", "circuits"] and kept is not None
+    assert kept == {"copying_score", *(name for name, metric in all_metrics().items() if metric.section == "formation")}
+    # Events are found on the curves of other sections, which then have to be measured.
+    sections, kept = chosen(["emergence"])
+    assert set(sections) == set(WATCHED) and kept == {name for name, metric in all_metrics().items() if metric.section == EMERGENCE}
+    assert chosen(["reached"]) == (sections, {"reached"})
     with pytest.raises(UsageError, match=r"unknown section or metric 'los'; did you mean loss"):
         chosen(["los"])
     with pytest.raises(UsageError, match="names nothing"):
         chosen([])
+
+
+def test_the_section_stream_needs_a_stream():
+    plain, streamed = ModelConfig(), ModelConfig(stream="key")
+    assert applicable(SECTIONS, streamed, asked=False) == list(SECTIONS) == applicable(SECTIONS, streamed, asked=True)
+    assert applicable(SECTIONS, plain, asked=False) == [name for name in SECTIONS if name != "stream"]
+    assert applicable(["formation"], plain, asked=True) == ["formation"]
+    with pytest.raises(UsageError, match="this one has stream='none'"):
+        applicable(["formation", "stream"], plain, asked=True)

@@ -11,8 +11,9 @@ import torch
 
 from workbench import HookedTransformer, ModelConfig, Run, RunConfig, TrainConfig, TriggerBigramConfig, analyze, make_task, train
 from workbench.analysis import formation, heads
-from workbench.analysis.data import CONTROL, AnalysisData
-from workbench.analysis.metrics import METRICS
+from workbench.analysis.data import REPEATS, AnalysisData, scoring_half
+from workbench.analysis.rows import ALWAYS, OPTIONAL
+from workbench.analysis.sections import SECTIONS, all_metrics, measure_of
 from workbench.errors import CheckpointError, UsageError
 from workbench.evaluation import Evaluation
 from workbench.tasks.draw import CHUNK, TrainingBatches, generator
@@ -32,8 +33,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def table(run: Run) -> pd.DataFrame:
+def everything(run: Run) -> pd.DataFrame:
     return analyze(run, sequences=SEQUENCES)
+
+
+@pytest.fixture(scope="module")
+def table(everything: pd.DataFrame) -> pd.DataFrame:
+    """The section formation."""
+    formation_metrics = [name for name, metric in all_metrics().items() if metric.section == "formation"]
+    return everything[everything["metric"].isin(formation_metrics)].reset_index(drop=True)
 
 
 @pytest.fixture
@@ -42,26 +50,43 @@ def model() -> HookedTransformer:
 
 
 def test_rows_and_columns(table):
-    assert list(table.columns) == ["run", "variant", "task", "seed", "step", "layer", "head", "metric", "value", "ci_low", "ci_high", "n"]
+    assert list(table.columns[: len(ALWAYS)]) == ALWAYS and set(table.columns[len(ALWAYS) :]) <= set(OPTIONAL)
     assert set(table[["run", "variant", "seed"]].itertuples(index=False, name=None)) == {("r", "value", 5)}
     for name in ("seed", "step", "layer", "head", "n"):
         assert table[name].dtype == "Int64"
-    for name in ("value", "ci_low", "ci_high"):
+    for name in ("value", "ci_low", "ci_high", "baseline", "selection"):
         assert table[name].dtype == "float64"
     expected = set()
     for step in (0, 3, 7):
-        for metric in METRICS.values():
-            if metric.kind == "model":
-                expected.add(("trigger-bigram", step, metric.name, -1, -1))
-            else:
-                places = [(layer, head) for layer in range(2) for head in range(3)]
-                expected |= {(task, step, metric.name, *place) for task in ("trigger-bigram", "repeated-tokens") for place in places}
+        for function in formation.MODEL_METRICS:
+            expected.add(("trigger-bigram", step, function.__name__, -1, -1))
+        for score in heads.SCORES:
+            places = [(layer, head) for layer in range(2) for head in range(3)]
+            expected |= {(task, step, score.metric.__name__, *place) for task in ("trigger-bigram", *REPEATS) for place in places}
     rows = table[["task", "step", "metric", "layer", "head"]].fillna({"layer": -1, "head": -1}).itertuples(index=False, name=None)
     rows = list(rows)
     assert set(rows) == expected and len(rows) == len(expected)
     measured = table[table["value"].notna()]
     assert (measured["ci_low"] <= measured["value"]).all() and (measured["value"] <= measured["ci_high"]).all()
     assert (measured["n"] <= SEQUENCES).all()
+
+
+def test_every_section_gives_rows_of_its_metrics_alone(run, everything):
+    metrics = all_metrics()
+    for section in [*SECTIONS, "emergence"]:
+        written = pd.read_parquet(run.tables.file(section))
+        assert not written.empty and {metrics[name].section for name in written["metric"]} == {section}
+        steps = set(written["step"].dropna())
+        assert steps == (set() if section == "emergence" else {0, 3, 7})
+        assert not [name for name in OPTIONAL if name in written and written[name].isna().all()]
+    # Every number is one: a row without a value says that an event did not take place, or that nothing could count.
+    without = set(everything.loc[everything["value"].isna(), "metric"])
+    assert without <= {"threshold_step", "persistence", "prefix_matching_score", "previous_token_at_answers", "duplicate_token_score"}
+
+
+def test_a_row_is_told_from_every_other(everything):
+    place = ["task", "step", "layer", "head", "metric", *(name for name in OPTIONAL if name not in ("baseline", "selection"))]
+    assert not everything.duplicated([name for name in place if name in everything]).any()
 
 
 def test_the_values_are_those_of_the_metrics_called_by_hand(run, table):
@@ -81,7 +106,7 @@ def test_the_values_are_those_of_the_metrics_called_by_hand(run, table):
             }
             for metric, score in scores.items():
                 found = rows[(rows["metric"] == metric) & (rows["layer"] == layer)].sort_values("head")
-                compare(found, score.estimate())
+                compare(found, score[scoring_half(len(batch))].estimate())
         if task == "trigger-bigram":
             evaluation = Evaluation.of_logits(logits, batch.targets)
             for function in formation.MODEL_METRICS:
@@ -97,11 +122,11 @@ def compare(rows, estimate):
 
 def test_tables_open_with_pandas(run, table):
     parquet = pd.read_parquet(run.tables.file("formation"))
-    pd.testing.assert_frame_equal(parquet, table, check_dtype=False)
+    pd.testing.assert_frame_equal(parquet, table[parquet.columns], check_dtype=False)
     csv = pd.read_csv(run.tables.file("formation").with_suffix(".csv"))
-    assert list(csv.columns) == list(table.columns)
+    assert list(csv.columns) == list(parquet.columns)
     np.testing.assert_allclose(csv["value"], table["value"])
-    assert run.tables.names == ["attention", "formation", "tokens"]
+    assert run.tables.names == sorted([*SECTIONS, "attention", "emergence", "tokens"])
     assert not [path for path in run.tables.path.iterdir() if path.suffix not in (".parquet", ".csv", ".json")]
 
 
@@ -133,11 +158,16 @@ def test_the_summary_is_of_the_last_checkpoint(run, table):
     assert summary["step"] == 7 and summary["in_context_accuracy"] == pytest.approx(last)
 
 
-def test_some_metrics_and_some_steps(run, table):
-    pd.testing.assert_frame_equal(analyze(run, only=["formation"], sequences=SEQUENCES, write=False), table)
+def test_some_metrics_and_some_steps(run, everything, table):
+    alone = analyze(run, only=["formation"], steps=[3], sequences=SEQUENCES, write=False)
+    assert set(alone["metric"]) == set(table["metric"])
     some = analyze(run, only=["loss", "prefix_matching_score"], steps=[7, 0, 7], sequences=SEQUENCES, write=False)
     expected = table[table["metric"].isin(["loss", "prefix_matching_score"]) & table["step"].isin([0, 7])]
-    pd.testing.assert_frame_equal(some, expected.reset_index(drop=True))
+    pd.testing.assert_frame_equal(some, expected[some.columns].reset_index(drop=True))
+    heads_alone = analyze(run, only=["emergence_step", "reached", "threshold_step"], sequences=SEQUENCES, write=False)
+    assert set(heads_alone["metric"]) <= {"emergence_step", "reached", "threshold_step"}
+    of_events = everything[everything["metric"].isin(set(heads_alone["metric"]))].reset_index(drop=True)
+    pd.testing.assert_frame_equal(heads_alone, of_events[heads_alone.columns])
 
 
 @pytest.mark.parametrize(
@@ -158,37 +188,115 @@ def test_a_model_in_one_line(model):
     task = make_task(CONFIG.task)
     mine = analyze(model, task, sequences=7)
     assert mine["step"].isna().all() and mine["run"].isna().all() and set(mine["variant"]) == {"value"}
-    assert set(mine["task"]) == {"trigger-bigram", "repeated-tokens"}
-    assert set(analyze(model, sequences=7)["task"]) == {"repeated-tokens", CONTROL}
+    assert set(mine["task"]) == {"trigger-bigram", *REPEATS}
+    assert set(analyze(model, sequences=7)["task"]) == set(REPEATS)
     assert set(analyze(model, only=["loss"], sequences=7)["metric"]) == {"loss"}
 
 
+@pytest.mark.parametrize("stream", ["none", "query", "value"])
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("fails", [True, False])
-def test_the_model_is_left_as_it_was(model, training, fails, monkeypatch):
-    def metric(pattern, tokens, rows):
-        raise RuntimeError("in the middle of a forward pass")
-
+def test_the_model_is_left_as_it_was(training, stream):
+    model = HookedTransformer(CONFIG.model.replace(stream=stream, dropout=0.1, attn_only=False))
     model.train(training)
     seen = []
     model.blocks[0].attn.hook_pattern.add_hook(lambda pattern, hook: seen.append(model.training))
     model(torch.zeros(1, 3, dtype=torch.int64), return_type="loss").backward()
-    seen.clear()
-    before = {name: (value.clone(), value.grad.clone()) for name, value in model.named_parameters()}
-    state, numpy_state = torch.get_rng_state(), np.random.get_state()
-    if fails:
-        monkeypatch.setattr(formation, "HEAD_METRICS", (metric,))
-        with pytest.raises(RuntimeError, match="in the middle"):
-            analyze(model, sequences=7)
-    else:
-        analyze(model, sequences=7)
-    assert seen and not any(seen), "measured in evaluation mode"
-    assert model.training is training
-    assert {name: len(hook.fwd_hooks) for name, hook in model.hook_dict.items() if hook.fwd_hooks} == {"blocks.0.attn.hook_pattern": 1}
-    for name, value in model.named_parameters():
-        assert torch.equal(value, before[name][0]) and torch.equal(value.grad, before[name][1])
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(np.array_equal(mine, was) for mine, was in zip(np.random.get_state(), numpy_state, strict=True))
+    for section in SECTIONS:
+        if section == "stream" and stream == "none":
+            continue
+        before = state_of(model)
+        seen.clear()
+        analyze(model, make_task(CONFIG.task), only=[section], sequences=7)
+        assert seen and not any(seen), "measured in evaluation mode"
+        assert_same_state(model, before)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_model_is_left_as_it_was_when_a_pass_fails(model, section):
+    """A hook of the user's fails in the middle of a pass, sooner or later: of naming heads, of the clean pass, of an edit."""
+    model.train()
+    for fails_at in (1, 12, 20):
+        calls = 0
+
+        def fail(pattern, hook, fails_at=fails_at):
+            nonlocal calls
+            calls += 1
+            if calls == fails_at:
+                raise RuntimeError("in the middle of a forward pass")
+
+        model.reset_hooks()
+        model.blocks[1].attn.hook_pattern.add_hook(fail)
+        before = state_of(model)
+        try:
+            analyze(model, make_task(CONFIG.task), only=[section], sequences=7)
+            failed = False
+        except RuntimeError as error:
+            failed = "in the middle" in str(error)
+        assert failed == (calls >= fails_at)
+        assert_same_state(model, before)
+
+
+def state_of(model):
+    parameters = {name: (value.clone(), None if value.grad is None else value.grad.clone()) for name, value in model.named_parameters()}
+    hooks = {name: len(hook.fwd_hooks) + len(hook.bwd_hooks) for name, hook in model.hook_dict.items()}
+    return model.training, parameters, hooks, dict(vars(model.cfg)), torch.get_rng_state(), np.random.get_state(), torch.is_grad_enabled()
+
+
+def assert_same_state(model, before):
+    training, parameters, hooks, cfg, torch_state, numpy_state, grad = before
+    after = state_of(model)
+    assert (after[0], after[2], after[3], after[6]) == (training, hooks, cfg, grad)
+    for name, (value, gradient) in after[1].items():
+        assert torch.equal(value, parameters[name][0])
+        assert (gradient is None) == (parameters[name][1] is None) and (gradient is None or torch.equal(gradient, parameters[name][1]))
+    assert torch.equal(after[4], torch_state)
+    assert all(np.array_equal(mine, was) for mine, was in zip(after[5], numpy_state, strict=True))
+
+
+def test_short_formats_are_measured_in_single_precision(model):
+    """A model in bf16 gives the numbers of its weights in fp32, and stays in bf16."""
+    rounded = HookedTransformer(CONFIG.model)
+    rounded.load_state_dict({name: value.bfloat16().float() for name, value in model.state_dict().items()})
+    short = HookedTransformer(CONFIG.model).to(torch.bfloat16)
+    short.load_state_dict(rounded.state_dict())
+    expected = analyze(rounded, only=["formation", "stream"], sequences=7)
+    pd.testing.assert_frame_equal(analyze(short, only=["formation", "stream"], sequences=7), expected)
+    assert short.W_E.dtype == torch.bfloat16
+
+
+def test_without_a_wire_the_section_stream_is_an_error_and_is_left_out_of_all(tmp_path):
+    config = CONFIG.override(model={"stream": "none"})
+    run = train(config, tmp_path / "r", device="cpu", progress=False)
+    for only in (["stream"], ["cut_accuracy_loss"], ["formation", "stream"]):
+        with pytest.raises(UsageError, match="stream='none'"):
+            analyze(run, only=only, sequences=7)
+    assert not run.tables.path.exists()
+    analyze(run, steps=[7], sequences=7)
+    assert "stream" not in run.tables.names and "causal" in run.tables.names
+
+
+def test_heavy_sections_at_some_checkpoints(run):
+    table = analyze(run, only=["loss", "forward_passes"], causal_every=2, sequences=7, write=False)
+    steps = {metric: rows["step"].tolist() for metric, rows in table.groupby("metric")}
+    assert steps == {"loss": [0, 3, 7], "forward_passes": [0, 7]}
+    with pytest.raises(UsageError, match="causal_every must be at least 1, got 0"):
+        analyze(run, causal_every=0, sequences=7)
+
+
+def test_causal_says_how_many_passes_it_needed(model, monkeypatch):
+    """Counted by the forward passes of the model itself, each over at most 64 sequences."""
+    data = AnalysisData.draw(model.config, make_task(CONFIG.task), sequences=14)
+    seen = []
+    forward = HookedTransformer.forward
+
+    def counted(self, tokens, *args, **kwargs):
+        seen.append(len(tokens))
+        return forward(self, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(HookedTransformer, "forward", counted)
+    rows = list(measure_of("causal")(model.eval(), data, None))
+    said = next(row["value"] for row in rows if row["metric"] == "forward_passes")
+    assert said == pytest.approx(sum(seen) / 7)
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -208,7 +316,7 @@ def test_no_sequence_was_seen_in_training(tmp_path, seed):
 
 def test_the_same_sequences_each_time(run):
     first, second = (AnalysisData.of_run(run, 7).batches for _ in range(2))
-    assert list(first) == ["trigger-bigram", "repeated-tokens"]
+    assert list(first) == ["trigger-bigram", *REPEATS]
     for task in first:
         assert torch.equal(first[task].tokens, second[task].tokens)
     other = AnalysisData.draw(CONFIG.model, make_task(CONFIG.task), seed=1, sequences=7).batches
@@ -223,13 +331,13 @@ def test_a_run_without_a_task_is_measured_on_repeated_tokens(tmp_path, sizes):
     with torch.no_grad():
         model.unembed.W_U += 0.1
     run.save(29, model)
-    table = analyze(run, sequences=7)
-    # Sequences of four tokens have no room for the control.
-    assert set(table["task"]) == ({"repeated-tokens", CONTROL} if model.config.n_ctx > 4 else {"repeated-tokens"})
-    assert set(table["step"]) == {0, 29}
-    assert table["value"].notna().all()
-    assert run.summary()["task"] == "repeated-tokens" and run.summary()["lines"]
-    tokens = AnalysisData.of_run(run, 7).batches["repeated-tokens"].tokens
+    table = analyze(run, only=["formation"], sequences=7)
+    # Sequences of four tokens have no room for the controls.
+    assert set(table["task"]) == (set(REPEATS) if model.config.n_ctx > 4 else {"equal-repeats"})
+    assert set(table["step"].dropna()) == {0, 29}
+    assert table.loc[table["step"].notna(), "value"].notna().all()
+    assert run.summary()["task"] == "equal-repeats" and run.summary()["lines"]
+    tokens = AnalysisData.of_run(run, 7).batches["equal-repeats"].tokens
     length = tokens.shape[1]
     assert length == min(256, model.config.n_ctx // 2 * 2)
     assert torch.equal(tokens[:, : length // 2], tokens[:, length // 2 :])
@@ -251,4 +359,4 @@ def test_a_damaged_checkpoint_leaves_nothing_written(tmp_path, step):
         analyze(run, sequences=7)
     assert not run.tables.path.exists()
     others = [other for other in (0, 3, 7) if other != step]
-    assert set(analyze(run, steps=others, sequences=7)["step"]) == set(others)
+    assert set(analyze(run, steps=others, sequences=7)["step"].dropna()) == set(others)

@@ -10,7 +10,7 @@ import pandas as pd
 
 RUN_METRICS = {"loss": (4.1, 2.4), "in_context_accuracy": (0.03, 0.985), "in_context_loss": (4.2, 0.1), "bigram_loss": (4.1, 2.38)}
 HEAD_METRICS = ("previous_token_score", "prefix_matching_score", "duplicate_token_score")
-TASKS = ("trigger-bigram", "repeated-tokens")
+TASKS = ("trigger-bigram", "equal-repeats")
 
 
 @dataclass(frozen=True)

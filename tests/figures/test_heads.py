@@ -31,7 +31,7 @@ def two_runs() -> pd.DataFrame:
     return pd.concat([formation_table("a", "none"), formation_table("b", "value")], ignore_index=True)
 
 
-@pytest.mark.parametrize("task", ["trigger-bigram", "repeated-tokens"])
+@pytest.mark.parametrize("task", ["trigger-bigram", "equal-repeats"])
 def test_every_slider_step_holds_that_steps_values(two_runs: pd.DataFrame, task: str) -> None:
     figure = heads.score_heat_map(two_runs.sample(frac=1, random_state=1).sort_values("run"), task=task)
     (slider,) = figure.layout.sliders
@@ -73,8 +73,8 @@ def test_heat_map_errors(two_runs: pd.DataFrame) -> None:
         heads.score_heat_map(two_runs)
     with pytest.raises(UsageError, match="no step 7"):
         heads.score_heat_map(two_runs, task=TASK, step=7)
-    with pytest.raises(UsageError, match="did you mean repeated-tokens"):
-        heads.score_heat_map(two_runs, task="repeated-token")
+    with pytest.raises(UsageError, match="did you mean equal-repeats"):
+        heads.score_heat_map(two_runs, task="equal-repeat")
     with pytest.raises(UsageError, match="not a score of heads"):
         heads.score_heat_map(two_runs, metrics=["loss"])
     with pytest.raises(UsageError, match="none of the scores"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from workbench.config import ModelConfig, RepeatedTokensConfig, TaskConfig
+from workbench.config import ModelConfig, RepeatedTokensConfig
+from workbench.tasks import make_task
 from workbench.tasks.base import Batch, Task
 from workbench.tasks.draw import generator
 from workbench.tasks.repeated_tokens import RepeatedTokens
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
     from workbench.runs import Run
 
 SEQUENCES = 256
-CONTROL = "non-periodic-repeats"
-"""The control's name in tables: at a fixed period, a head that attends at a fixed distance finds every answer too."""
+REPEATS: dict[str, Literal["equal", "jittered", "non-periodic"]] = {
+    "equal-repeats": "equal",
+    "jittered-repeats": "jittered",
+    "non-periodic-repeats": "non-periodic",
+}
+"""name in tables -> placement of the repeats. Equal repeats alone cannot tell an induction head from a head that attends
+at one distance; on the other two it can be told."""
 SHORTEST_CONTROL = 12
 LONGEST_REPEATS = 256
 """Positions of the repeated-token sequences for a model without a task, at most."""
@@ -23,29 +29,45 @@ LONGEST_REPEATS = 256
 
 @dataclass(frozen=True)
 class AnalysisData:
-    """Batches by task name: the model's own task first (where it has one), then repeated random tokens, or, where those
-    are its own task at one fixed period, the control that tells an induction head from a positional one."""
+    """Batches by task name: the model's own task first (where it has one), then repeats of random tokens at one distance, at
+    a distance that varies from sequence to sequence, and at random places. Half of each batch names heads, the other scores them."""
 
     tasks: dict[str, Task]
     batches: dict[str, Batch]
+    beyond: Batch | None = None
+    """sequences of the own task up to twice as long as in training, as far as the model's positions go; None where they do not"""
 
     @property
     def own(self) -> str:
-        """The task whose accuracy and losses are reported: the model's own, or repeated tokens."""
+        """The task whose accuracy and losses are reported: the model's own, or equal repeats."""
         return next(iter(self.tasks))
+
+    @property
+    def control(self) -> str | None:
+        """The task on which an induction head must hold its score: non-periodic repeats, where the own repeats all stand
+        at one distance; None where they do not, or where the sequences are too short for repeats at random places."""
+        config = self.tasks[self.own].config
+        needed = isinstance(config, RepeatedTokensConfig) and config.placement == "equal"
+        return "non-periodic-repeats" if needed and "non-periodic-repeats" in self.tasks else None
+
+    @property
+    def scoring(self) -> Batch:
+        """The half of the own task's sequences on which heads are scored and interventions judged."""
+        batch = self.batches[self.own]
+        return batch[scoring_half(len(batch))]
 
     @classmethod
     def draw(cls, model: ModelConfig, task: Task | None, seed: int = 0, sequences: int = SEQUENCES) -> AnalysisData:
         """Draw the sequences. Repeated tokens are uniform over the model's vocabulary, with a period of half the
-        length and, where the vocabulary allows, all different inside the period."""
-        tasks = {} if task is None else {task.config.name: task}
-        if "repeated-tokens" not in tasks:
-            tasks["repeated-tokens"] = RepeatedTokens(_repeats(model, task))
-        own = next(iter(tasks.values()))
-        if (control := _control(own.config)) is not None:
-            tasks[CONTROL] = RepeatedTokens(control)
-        batches = {name: tasks[name].sample(sequences, generator(seed, "analyze", index)) for index, name in enumerate(tasks)}
-        return cls(tasks, batches)
+        length and, where the vocabulary allows, all different inside the period; there are a quarter as many of each kind."""
+        tasks: dict[str, Task] = {} if task is None else {task.config.name: task}
+        tasks |= {name: RepeatedTokens(config) for name, config in _repeats(model, task).items()}
+        own = next(iter(tasks))
+        batches = {
+            name: tasks[name].sample(sequences if name == own else max(2, sequences // 4), generator(seed, "analyze", index))
+            for index, name in enumerate(tasks)
+        }
+        return cls(tasks, batches, _beyond(model, tasks[own], seed, max(2, sequences // 2), len(tasks)))
 
     @classmethod
     def of_run(cls, run: Run, sequences: int = SEQUENCES) -> AnalysisData:
@@ -54,15 +76,37 @@ class AnalysisData:
         return cls.draw(run.config.model, run.task, seed, sequences)
 
 
-def _control(config: TaskConfig) -> RepeatedTokensConfig | None:
-    """Repeats at random places, for a model whose own repeats stand at one fixed distance; None where it needs none,
-    or where the sequences are too short."""
-    if not isinstance(config, RepeatedTokensConfig) or config.placement != "equal" or config.seq_len < SHORTEST_CONTROL:
+def selection_half(n: int) -> slice:
+    """The first half of n sequences, by which heads are named (all of one sequence)."""
+    return slice(0, max(1, n // 2))
+
+
+def scoring_half(n: int) -> slice:
+    """The second half of n sequences, on which they are scored."""
+    return slice(n // 2, n)
+
+
+def _beyond(model: ModelConfig, task: Task, seed: int, sequences: int, index: int) -> Batch | None:
+    """Longer sequences of the same process: learned positions end at n_ctx, others never."""
+    length = 2 * task.config.seq_len
+    if model.positional_embedding_type == "standard":
+        length = min(length, model.n_ctx)
+    if length <= task.config.seq_len:
         return None
-    return RepeatedTokensConfig(d_vocab=config.d_vocab, seq_len=config.seq_len, placement="non-periodic")
+    changes: dict[str, Any] = {"seq_len": length}
+    if isinstance(task.config, RepeatedTokensConfig):
+        changes["block_len"] = task.config.period
+    return make_task(task.config.replace(**changes)).sample(sequences, generator(seed, "analyze", index))
 
 
-def _repeats(model: ModelConfig, task: Task | None) -> RepeatedTokensConfig:
+def _repeats(model: ModelConfig, task: Task | None) -> dict[str, RepeatedTokensConfig]:
     length = min(model.n_ctx, LONGEST_REPEATS) if task is None else task.config.seq_len
     length = max(4, min(length, model.n_ctx) // 2 * 2)
-    return RepeatedTokensConfig(d_vocab=model.d_vocab, seq_len=length, distinct=length // 2 <= model.d_vocab)
+    period = length // 2
+    return {
+        name: RepeatedTokensConfig(
+            d_vocab=model.d_vocab, seq_len=length, placement=placement, distinct=period <= model.d_vocab - (placement == "non-periodic")
+        )
+        for name, placement in REPEATS.items()
+        if placement == "equal" or length >= SHORTEST_CONTROL
+    }

@@ -7,6 +7,9 @@ head scores 1 here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -18,15 +21,15 @@ from workbench.axes import Mask, Pattern, Tokens
 Places = Bool[Tensor, "batch dst src"]
 
 
-def attention_onto(pattern: Pattern, places: Places, rows: Mask) -> PerSequence:
-    """Attention from the rows that count onto the named places, for each sequence and head [batch, head].
+def counted(places: Places, rows: Mask) -> Places:
+    """The places of the rows that count: those where `rows` holds and at least one place is named."""
+    return places & rows[..., None]
 
-    A row counts where `rows` holds and at least one place is named.
-    """
-    rows = rows & places.any(dim=-1)
-    weights = (places & rows[..., None]).to(pattern.dtype)
-    sums: Float[Tensor, "batch head"] = torch.einsum("bhts,bts->bh", pattern, weights)
-    return PerSequence(sums, rows.sum(dim=-1).to(pattern.dtype))
+
+def attention_onto(pattern: Pattern, places: Places) -> PerSequence:
+    """Attention onto the named places, for each sequence and head [batch, head]; rows without a place do not count."""
+    sums: Float[Tensor, "batch head"] = torch.einsum("bhts,bts->bh", pattern, places.to(pattern.dtype))
+    return PerSequence(sums, places.any(dim=-1).sum(dim=-1).to(pattern.dtype))
 
 
 def previous_places(tokens: Tokens) -> Places:
@@ -47,7 +50,7 @@ def induction_places(tokens: Tokens) -> Places:
     return places
 
 
-@metric("formation", "head", "0 to 1", "Olsson et al. 2022 (2209.11895)")
+@metric("formation", "head", formula="mean over t of A[t, t - 1]", range="0 to 1", source="Olsson et al. 2022 (2209.11895)")
 def previous_token_score(pattern: Pattern, tokens: Tokens, rows: Mask | None = None) -> PerSequence:
     """Mean attention from a position to the one before it.
 
@@ -55,10 +58,23 @@ def previous_token_score(pattern: Pattern, tokens: Tokens, rows: Mask | None = N
     >>> previous_token_score(pattern, torch.tensor([[5, 7]])).estimate().value
     tensor([0.7500])
     """
-    return attention_onto(pattern, previous_places(tokens), _all(tokens) if rows is None else rows)
+    return attention_onto(pattern, counted(previous_places(tokens), _all(tokens) if rows is None else rows))
 
 
-@metric("formation", "head", "0 to 1", "Bietti et al. 2023 (2306.00802), section 4")
+def previous_at_answers(tokens: Tokens, asked: Mask) -> Places:
+    """From a position that an induction head has to read (right after an earlier occurrence of a token whose answer is
+    asked for later): the position before it."""
+    read = counted(induction_places(tokens), asked).any(dim=1)
+    return counted(previous_places(tokens), read)
+
+
+@metric(
+    "formation",
+    "head",
+    formula="mean of A[s, s - 1] over the s with z[s - 1] = z[t] for a later t whose answer is asked for",
+    range="0 to 1",
+    source="Bietti et al. 2023 (2306.00802), section 4",
+)
 def previous_token_at_answers(pattern: Pattern, tokens: Tokens, rows: Mask | None = None) -> PerSequence:
     """Mean attention to the position before, from the positions that an induction head has to read: those right after
     earlier occurrences of a token whose answer is asked for later (`rows` [batch, pos] says where it is asked).
@@ -70,12 +86,16 @@ def previous_token_at_answers(pattern: Pattern, tokens: Tokens, rows: Mask | Non
     >>> previous_token_at_answers(pattern, torch.tensor([[5, 7, 5, 7]]), asked).estimate().value
     tensor([0.9000])
     """
-    asked = _all(tokens) if rows is None else rows
-    read = (induction_places(tokens) & asked[..., None]).any(dim=1)
-    return attention_onto(pattern, previous_places(tokens), read)
+    return attention_onto(pattern, previous_at_answers(tokens, _all(tokens) if rows is None else rows))
 
 
-@metric("formation", "head", "0 to 1", "Olsson et al. 2022 (2209.11895)")
+@metric(
+    "formation",
+    "head",
+    formula="mean over answered t of the sum of A[t, s] over the s <= t with z[s - 1] = z[t]",
+    range="0 to 1",
+    source="Olsson et al. 2022 (2209.11895)",
+)
 def prefix_matching_score(pattern: Pattern, tokens: Tokens, rows: Mask | None = None) -> PerSequence:
     """Mean attention from a token that occurred before to the positions right after its earlier occurrences (the
     induction score), over the positions whose answer the context has shown.
@@ -84,10 +104,16 @@ def prefix_matching_score(pattern: Pattern, tokens: Tokens, rows: Mask | None = 
     >>> prefix_matching_score(pattern, torch.tensor([[5, 7, 5]])).estimate().value
     tensor([0.9000])
     """
-    return attention_onto(pattern, induction_places(tokens), _all(tokens) if rows is None else rows)
+    return attention_onto(pattern, counted(induction_places(tokens), _all(tokens) if rows is None else rows))
 
 
-@metric("formation", "head", "0 to 1", "Wang et al. 2022, IOI (2211.00593)")
+@metric(
+    "formation",
+    "head",
+    formula="mean over t that repeats a token of the sum of A[t, s] over the s < t with z[s] = z[t]",
+    range="0 to 1",
+    source="Wang et al. 2022, IOI (2211.00593)",
+)
 def duplicate_token_score(pattern: Pattern, tokens: Tokens, rows: Mask | None = None) -> PerSequence:
     """Mean attention from a token that occurred before to its earlier occurrences.
 
@@ -95,7 +121,26 @@ def duplicate_token_score(pattern: Pattern, tokens: Tokens, rows: Mask | None = 
     >>> duplicate_token_score(pattern, torch.tensor([[5, 7, 5]])).estimate().value
     tensor([0.6000])
     """
-    return attention_onto(pattern, duplicate_places(tokens), _all(tokens) if rows is None else rows)
+    return attention_onto(pattern, counted(duplicate_places(tokens), _all(tokens) if rows is None else rows))
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a head score is found: the metric, the places it names, given which answers are asked for, and whether it looks
+    for a distance, whatever the tokens are."""
+
+    metric: Callable[..., PerSequence]
+    places: Callable[[Tokens, Mask], Places]
+    by_distance: bool = False
+
+
+SCORES = (
+    Score(previous_token_score, lambda tokens, asked: previous_places(tokens), by_distance=True),
+    Score(previous_token_at_answers, previous_at_answers, by_distance=True),
+    Score(prefix_matching_score, lambda tokens, asked: counted(induction_places(tokens), asked)),
+    Score(duplicate_token_score, lambda tokens, asked: duplicate_places(tokens)),
+)
+"""the head scores of the section formation"""
 
 
 def _all(tokens: Tokens) -> Mask:

@@ -1,4 +1,4 @@
-"""What a metric is: a pure function with a name, a section, a range and a source, listed by `workbench metrics`."""
+"""What a metric is: a pure function with a name, a section, a formula, a range and a source, listed by `workbench metrics`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-Kind = Literal["model", "head"]
+Kind = Literal["model", "head", "pair of heads", "layer", "position", "curve"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -18,6 +18,7 @@ class Metric:
     name: str
     section: str
     kind: Kind
+    formula: str
     range: str
     source: str
     function: Callable[..., Any]
@@ -32,11 +33,14 @@ METRICS: dict[str, Metric] = {}
 """name -> Metric, in the order in which they are defined"""
 
 
-def metric(section: str, kind: Kind, range: str, source: str) -> Callable[[Function], Function]:
-    """Declare a function to be the metric of its name: one value a model, or one a head."""
+def metric(section: str, kind: Kind, *, formula: str, range: str, source: str) -> Callable[[Function], Function]:
+    """Declare a function to be the metric of its name: one value for each of what `kind` says. Formula, range and
+    source are added to its docstring, which gives the meaning and a worked example."""
 
     def declare(function: Function) -> Function:
-        METRICS[function.__name__] = Metric(function.__name__, section, kind, range, source, function)
+        facts = f"Formula: {formula}\nRange: {range}\nSource: {source}"
+        function.__doc__ = f"{inspect.getdoc(function)}\n\n{facts}"
+        METRICS[function.__name__] = Metric(function.__name__, section, kind, formula, range, source, function)
         return function
 
     return declare

@@ -1,4 +1,4 @@
-"""The sections of an analysis by name. A section's module has `measure(model, data)`, which yields rows.
+"""The sections of an analysis by name. A section's module has `measure(model, data, roles)`, which yields rows.
 
 This module is light, so that a wrong name is told at once.
 """
@@ -9,13 +9,26 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from workbench.config import ModelConfig
 from workbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from workbench.analysis.metrics import Metric
 
-SECTIONS: dict[str, str] = {"formation": "workbench.analysis.formation"}
+SECTIONS: dict[str, str] = {
+    "formation": "workbench.analysis.formation",
+    "circuits": "workbench.analysis.circuits",
+    "probes": "workbench.analysis.probes",
+    "stream": "workbench.analysis.stream",
+    "causal": "workbench.analysis.causal",
+    "attribution": "workbench.analysis.attribution",
+    "length": "workbench.analysis.length",
+}
 """section -> the module that measures it"""
+EMERGENCE = "emergence"
+"""not measured at a checkpoint but found from the curves of other sections over all of them"""
+WATCHED = ("formation", "probes", "causal", "attribution")
+"""the sections whose curves it watches"""
 
 
 def measure_of(section: str) -> Callable[..., Iterator[dict[str, Any]]]:
@@ -27,7 +40,7 @@ def all_metrics() -> dict[str, Metric]:
     """Every metric of every section, by name."""
     from workbench.analysis.metrics import METRICS
 
-    for module in SECTIONS.values():
+    for module in (*SECTIONS.values(), f"workbench.analysis.{EMERGENCE}"):
         importlib.import_module(module)
     return METRICS
 
@@ -42,13 +55,28 @@ def chosen(only: Iterable[str] | None) -> tuple[list[str], set[str] | None]:
     names = list(only)
     if not names:
         raise UsageError(
-            f"--only (only=...) names nothing; give sections ({', '.join(SECTIONS)}) or metrics (workbench metrics lists them)"
+            "--only (only=...) names nothing; "
+            f"give sections ({', '.join([*SECTIONS, EMERGENCE])}) or metrics (workbench metrics lists them)"
         )
     if all(name in SECTIONS for name in names):
         return [section for section in SECTIONS if section in names], None
     metrics = all_metrics()
     for name in names:
-        if name not in SECTIONS and name not in metrics:
-            raise unknown_name("section or metric", name, [*SECTIONS, *metrics])
+        if name not in (*SECTIONS, EMERGENCE) and name not in metrics:
+            raise unknown_name("section or metric", name, [*SECTIONS, EMERGENCE, *metrics])
     kept = {metric.name for metric in metrics.values() if metric.name in names or metric.section in names}
-    return [section for section in SECTIONS if any(metrics[name].section == section for name in kept)], kept
+    measured = {metrics[name].section for name in kept}
+    if EMERGENCE in measured:
+        measured |= set(WATCHED)
+    return [section for section in SECTIONS if section in measured], kept
+
+
+def applicable(sections: Iterable[str], model: ModelConfig, *, asked: bool) -> list[str]:
+    """The sections that a model has something for. Raises UsageError where one of those that were `asked` for has
+    nothing: there is no wire to cut in a model without a stream, which is not the same as a wire that carries nothing."""
+    sections = list(sections)
+    if "stream" in sections and model.stream == "none":
+        if asked:
+            raise UsageError("the section stream (or a metric of it) needs a model with a stream; this one has stream='none'")
+        sections.remove("stream")
+    return sections

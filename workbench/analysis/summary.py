@@ -1,137 +1,346 @@
-"""What the numbers say, in sentences and as plain values. Nothing here that is not a row of the tables."""
+"""The account of a run in sentences and plain values. Every number in it is a value of the tables, and says of which row."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from workbench.analysis.data import CONTROL, AnalysisData
-from workbench.analysis.emergence import first_reached
+from workbench.analysis.data import AnalysisData
+from workbench.analysis.emergence import ACCURACY, first_reached
+from workbench.analysis.roles import PREFIX_MATCHING, PREVIOUS_TOKEN, Head, Roles
 
-ACCURACY = 0.95
-"""In-context accuracy from which in-context learning counts as formed."""
-PREVIOUS_TOKEN = 0.4
-"""Score previous_token_at_answers from which a head is called a previous-token head. A choice: in four trained
-models (two tasks, one seed each) the strongest head scored 0.42 to 0.82; of the others one scored 0.67, the rest 0.23 or less."""
-PREFIX_MATCHING = 0.5
-"""Prefix-matching score from which a head is called an induction head: most of its attention, where the answer has
-been seen."""
+ALIKE = 0.5
+"""Controls that lose at least this share of what the named heads lose are said to matter as much."""
+NECESSARY = 0.05
+"""In-context accuracy that a single head must cost to be called necessary by itself."""
+LASTING = 0.9
+"""Share of what formed that must be left at the end, or it is said to decay."""
+
+PLACES = ("layer", "head", "source_layer", "source_head", "position", "part", "intervention")
+KINDS = (
+    (
+        "previous-token",
+        "previous_token_at_answers",
+        "previous_token",
+        "the token before, at the positions that hold answers",
+        PREVIOUS_TOKEN,
+    ),
+    ("induction", "prefix_matching_score", "induction", "what followed earlier occurrences of the token", PREFIX_MATCHING),
+)
+"""kind, the score that names it, its field in Roles, what such a head attends to, the threshold"""
 
 
-def summarise(formation: pd.DataFrame, data: AnalysisData) -> dict[str, Any]:
-    """Sentences and values for the last checkpoint of a formation table, and when they were first reached."""
+@dataclass
+class Line:
+    """A sentence, and the rows of the tables that its numbers come from."""
+
+    tables: Mapping[str, pd.DataFrame]
+    step: int
+    task: str
+    text: str = ""
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+
+    def value(
+        self,
+        table: str,
+        metric: str,
+        place: Mapping[str, Any] = {},
+        column: str = "value",
+        *,
+        task: str | None = None,
+        cite: bool = True,
+    ) -> float | None:
+        """One number of one row, at the last checkpoint (of emergence: of the run); places that are not given are empty.
+        None where there is no such row, or it has no such number."""
+        rows = self.tables.get(table)
+        if rows is None or rows.empty or column not in rows:
+            return None
+        chosen = (rows["metric"] == metric) & (rows["task"] == (task or self.task))
+        if table != "emergence":
+            chosen &= rows["step"] == self.step
+        for name in PLACES:
+            if name in rows:
+                chosen &= rows[name].isna() if place.get(name) is None else (rows[name] == place[name]).fillna(False)
+            elif place.get(name) is not None:
+                return None
+        found = rows.loc[chosen, column]
+        if len(found) != 1 or pd.isna(found.iloc[0]):
+            return None
+        number = float(found.iloc[0])
+        if cite:
+            self.evidence.append({"table": table, "task": task or self.task, "metric": metric, "column": column, **place, "value": number})
+        return number
+
+    def interval(self, table: str, metric: str, place: Mapping[str, Any] = {}, style: str = ".2f") -> str:
+        """A value with its 95 % interval, as text; empty where there is no such row."""
+        value, low, high = (self.value(table, metric, place, column) for column in ("value", "ci_low", "ci_high"))
+        if value is None:
+            return ""
+        return f"{value:{style}}" if low is None or high is None else f"{value:{style}} [{low:{style}}, {high:{style}}]"
+
+
+def summarise(tables: Mapping[str, pd.DataFrame], data: AnalysisData, roles: Roles) -> dict[str, Any]:
+    """Sentences (`lines`), the rows that they rest on (`evidence`, one list a sentence), and the main values, for the last
+    checkpoint of the tables of a run, formation among them; other sections add their sentences where they were measured."""
+    formation = tables["formation"]
     own = formation[formation["task"] == data.own]
     last = int(own["step"].max())
-    task = data.tasks[data.own]
-    summary: dict[str, Any] = {
+    several = own["step"].nunique() > 1
+
+    def line() -> Line:
+        return Line(tables, last, data.own)
+
+    references = data.tasks[data.own].references()
+    found = [
+        _accuracy(line(), own),
+        *(_heads(line(), roles, *kind) for kind in KINDS),
+        _positional(line(), roles, data.control),
+        *((_order(line()), _undecided(line()), _not_lasting(line())) if several else ()),
+        *(_carried(line(), name, heads) for name, heads in roles.groups.items()),
+        *_wire(line, roles),
+        _copying(line(), roles),
+        _bigram(line(), references),
+    ]
+    kept = [part for part in found if part.text]
+    values = {name: line().value("formation", name) for name in ("in_context_accuracy", "bigram_loss", "in_context_score")}
+    return {
         "task": data.own,
         "step": last,
         "threshold": ACCURACY,
-        "references": task.references(),
-        "in_context_accuracy": _last(own, "in_context_accuracy", last),
-        "bigram_loss": _last(own, "bigram_loss", last),
-        "in_context_score": _last(own, "in_context_score", last),
-        "formed_step": _reached(own, "in_context_accuracy", ACCURACY),
-        "heads": _heads(own, formation[formation["task"] == CONTROL], last),
+        "references": references,
+        **values,
+        "formed_step": _reached(own),
+        "heads": [entry for kind in KINDS for entry in _entries(line(), roles, *kind[:3])] + _unmasked(line(), roles, data.control),
+        "previous_token_head": str(roles.previous_token[0]) if roles.previous_token else None,
+        "induction_heads": [str(head) for head in roles.induction],
+        "lines": [part.text for part in kept],
+        "evidence": [part.evidence for part in kept],
     }
-    of_kind = {kind: [head for head in summary["heads"] if head["kind"] == kind] for kind in ("previous-token", "induction", "positional")}
-    summary["previous_token_head"] = of_kind["previous-token"][0]["head"] if of_kind["previous-token"] else None
-    summary["induction_heads"] = [head["head"] for head in of_kind["induction"]]
-    summary["lines"] = [line for line in (_accuracy(own, summary), *_circuit(own, summary, of_kind), _bigram(own, summary)) if line]
-    return summary
 
 
-def _row(table: pd.DataFrame, metric: str, step: int) -> pd.Series | None:
-    rows = table[(table["metric"] == metric) & (table["step"] == step)]
-    return None if rows.empty or rows["value"].isna().all() else rows.iloc[0]
+def _reached(own: pd.DataFrame) -> int | None:
+    rows = own[own["metric"] == "in_context_accuracy"]
+    return first_reached(rows["step"].astype(int).tolist(), rows["value"].tolist(), ACCURACY)
 
 
-def _last(table: pd.DataFrame, metric: str, step: int) -> float | None:
-    row = _row(table, metric, step)
-    return None if row is None else float(row["value"])
+def _place(head: Head) -> dict[str, int]:
+    return {"layer": head.layer, "head": head.head}
 
 
-def _reached(table: pd.DataFrame, metric: str, threshold: float) -> int | None:
-    rows = table[table["metric"] == metric]
-    return first_reached(rows["step"].astype(int).tolist(), rows["value"].tolist(), threshold)
+def _entries(line: Line, roles: Roles, kind: str, metric: str, field: str) -> list[dict[str, Any]]:
+    """The heads of a kind as plain values."""
+    return [
+        {
+            "kind": kind,
+            "head": str(head),
+            "score": line.value("formation", metric, _place(head)),
+            "selection": line.value("formation", metric, _place(head), "selection"),
+            "baseline": line.value("formation", metric, _place(head), "baseline"),
+        }
+        for head in getattr(roles, field)
+    ]
 
 
-def _heads(own: pd.DataFrame, control: pd.DataFrame, last: int) -> list[dict[str, Any]]:
-    """The heads that a score names, strongest first, each with its score and the step at which half of it was first reached."""
-    found = []
-    for kind, metric, threshold in (
-        ("previous-token", "previous_token_at_answers", PREVIOUS_TOKEN),
-        ("induction", "prefix_matching_score", PREFIX_MATCHING),
-    ):
-        rows = own[own["metric"] == metric]
-        final = rows[(rows["step"] == last) & (rows["value"] >= threshold)].sort_values("value", ascending=False)
-        for layer, head, value in final[["layer", "head", "value"]].itertuples(index=False):
-            curve = rows[(rows["layer"] == layer) & (rows["head"] == head)]
-            half = first_reached(curve["step"].astype(int).tolist(), curve["value"].tolist(), float(value) / 2)
-            entry = {"kind": kind, "head": f"L{layer}H{head}", "score": float(value), "half_step": half}
-            found.append(_unmasked(entry, control, int(layer), int(head), last) if kind == "induction" else entry)
-    return found
+def _unmasked(line: Line, roles: Roles, control: str | None) -> list[dict[str, Any]]:
+    entries = _entries(line, roles, "positional", "prefix_matching_score", "positional")
+    for entry, head in zip(entries, roles.positional, strict=True):
+        entry["control_score"] = line.value("formation", "prefix_matching_score", _place(head), task=control) if control else None
+    return entries
 
 
-def _unmasked(entry: dict[str, Any], control: pd.DataFrame, layer: int, head: int, last: int) -> dict[str, Any]:
-    """A head with a high prefix-matching score, called positional where it cannot be matching: in layer 0, where no
-    earlier head can have told it what came before, or where its score does not hold on non-periodic repeats."""
-    here = (control["step"] == last) & (control["layer"] == layer) & (control["head"] == head)
-    values = control[here & (control["metric"] == "prefix_matching_score")]["value"]
-    held = None if values.empty else float(values.iloc[0])
-    positional = layer == 0 or (held is not None and held < PREFIX_MATCHING)
-    return {**entry, "kind": "positional" if positional else "induction", "control_score": held}
-
-
-def _accuracy(own: pd.DataFrame, summary: dict[str, Any]) -> str:
-    row = _row(own, "in_context_accuracy", summary["step"])
-    if row is None:
-        return "In-context accuracy was not measured."
-    now = f"{row['value']:.1%} at step {summary['step']} (95% interval {row['ci_low']:.1%} to {row['ci_high']:.1%}, {row['n']} sequences)"
+def _accuracy(line: Line, own: pd.DataFrame) -> Line:
+    value = line.value("formation", "in_context_accuracy")
+    if value is None:
+        line.text = "In-context accuracy was not measured."
+        return line
+    low, high, n = (line.value("formation", "in_context_accuracy", {}, column) for column in ("ci_low", "ci_high", "n"))
+    within = f" (95% interval {low:.1%} to {high:.1%}, {n:.0f} sequences)" if low is not None and high is not None else ""
+    now = f"{value:.1%} at step {line.step}{within}"
+    formed = _reached(own)
     if own["step"].nunique() == 1:
-        return f"In-context accuracy is {now}."
-    if summary["formed_step"] is None:
-        return f"In-context accuracy never reaches {ACCURACY:.0%}; it ends at {now}."
-    return f"In-context accuracy first reaches {ACCURACY:.0%} at step {summary['formed_step']} and ends at {now}."
+        line.text = f"In-context accuracy is {now}."
+    elif formed is None:
+        line.text = f"In-context accuracy never reaches {ACCURACY:.0%}; it ends at {now}."
+    else:
+        line.text = f"In-context accuracy first reaches {ACCURACY:.0%} at step {formed} and ends at {now}."
+    return line
 
 
-def _circuit(own: pd.DataFrame, summary: dict[str, Any], of_kind: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """One sentence on each kind of head, with the step by which half of its score was there."""
-    if own[own["metric"] == "prefix_matching_score"].empty and own[own["metric"] == "previous_token_at_answers"].empty:
+def _heads(line: Line, roles: Roles, kind: str, metric: str, field: str, places: str, threshold: float) -> Line:
+    """Which heads are of a kind: named on one half of the sequences, with their score on the other."""
+    heads = getattr(roles, field)
+    if line.tables["formation"]["metric"].ne(metric).all():
+        return line
+    if not heads:
+        line.text = f"No head qualifies as {'an' if kind == 'induction' else 'a'} {kind} head (a score of at least {threshold})."
+        return line
+    named = []
+    for head in heads:
+        score = line.value("formation", metric, _place(head))
+        baseline = line.value("formation", metric, _place(head), "baseline")
+        if score is not None:
+            named.append(f"{head} {score:.2f}" + (f" (by chance {baseline:.2f})" if baseline is not None else ""))
+    line.text = f"{kind.capitalize()} head{'s' if len(heads) > 1 else ''}, with mean attention to {places}: {'; '.join(named)}."
+    return line
+
+
+def _positional(line: Line, roles: Roles, control: str | None) -> Line:
+    named = []
+    for head in roles.positional:
+        score = line.value("formation", "prefix_matching_score", _place(head))
+        held = line.value("formation", "prefix_matching_score", _place(head), task=control) if control else None
+        if score is not None:
+            named.append(f"{head} {score:.2f}" + (f", {held:.2f} on non-periodic repeats" if held is not None else ""))
+    if named:
+        line.text = (
+            "Not induction heads, though they score high (in layer 0, on periodic repeats alone, or as high at the places "
+            f"of other sequences): {'; '.join(named)}."
+        )
+    return line
+
+
+def _events(line: Line) -> list[tuple[str, dict[str, Any]]]:
+    """The events of the run with their places, each kind once, by its strongest head."""
+    table = line.tables.get("emergence")
+    if table is None or table.empty:
         return []
-    several = own["step"].nunique() > 1
-    lines = []
-    for kind, article, places, threshold in (
-        ("previous-token", "a previous-token head", "the token before, at the positions that hold answers", PREVIOUS_TOKEN),
-        ("induction", "an induction head", "what followed earlier occurrences of the token", PREFIX_MATCHING),
-    ):
-        heads = of_kind[kind]
-        if heads:
-            named = "; ".join(_named(head, several) for head in heads)
-            lines.append(f"{kind.capitalize()} head{'s' if len(heads) > 1 else ''}, with mean attention to {places}: {named}.")
-        else:
-            lines.append(f"No head qualifies as {article} (a score of at least {threshold}).")
-    if of_kind["positional"]:
-        named = "; ".join(_named(head, several) + _on_control(head) for head in of_kind["positional"])
-        lines.append(f"Not induction heads, though they score high (in layer 0, or on periodic repeats alone): {named}.")
-    return lines
+    found: dict[str, dict[str, Any]] = {}
+    for row in table[table["metric"] == "reached"].itertuples():
+        place = {name: int(getattr(row, name)) for name in ("layer", "head") if name in table and not pd.isna(getattr(row, name))}
+        found.setdefault(str(row.part), {"part": str(row.part), **place})
+    return list(found.items())
 
 
-def _on_control(head: dict[str, Any]) -> str:
-    held = head["control_score"]
-    return "" if held is None else f", {held:.2f} on non-periodic repeats"
+def _order(line: Line) -> Line:
+    """The events in the order of their steps, and those that did not take place."""
+    steps: list[tuple[float, str]] = []
+    absent: list[str] = []
+    for part, place in _events(line):
+        head = f" {Head(place['layer'], place['head'])}" if "head" in place else ""
+        step = line.value("emergence", "emergence_step", place)
+        if step is not None:
+            steps.append((step, f"{part}{head} {line.interval('emergence', 'emergence_step', place, '.0f')}"))
+        elif line.value("emergence", "threshold_step", place, cite=False) is None:
+            threshold = line.value("emergence", "reached", place, "baseline")
+            absent.append(f"{part}{head} (threshold {threshold:g})")
+    if steps:
+        listed = "; ".join(text for _, text in sorted(steps))
+        line.text = f"In order, by the midpoint of each rise (step [95% interval over sequences]): {listed}."
+    if absent:
+        line.text = f"{line.text} Not within this run: {'; '.join(absent)}.".strip()
+    return line
 
 
-def _named(head: dict[str, Any], several: bool) -> str:
-    since = f", half of it by step {head['half_step']}" if several else ""
-    return f"{head['head']} ({head['score']:.2f}{since})"
+def _undecided(line: Line) -> Line:
+    """Neighbouring events whose order the sequences do not settle."""
+    table = line.tables.get("emergence")
+    gaps = [] if table is None else table.loc[table["metric"] == "emergence_gap", "part"].dropna().tolist()
+    open_gaps = []
+    for part in gaps:
+        low = line.value("emergence", "emergence_gap", {"part": part}, "ci_low", cite=False)
+        if low is not None and low <= 0:
+            apart = line.interval("emergence", "emergence_gap", {"part": part}, ".0f")
+            open_gaps.append(f"{part.replace(', then ', ' and ')} ({apart} steps apart)")
+    if open_gaps:
+        line.text = f"Their order is not settled between {'; '.join(open_gaps)}."
+    return line
 
 
-def _bigram(own: pd.DataFrame, summary: dict[str, Any]) -> str:
-    row = _row(own, "bigram_loss", summary["step"])
-    if row is None:
-        return ""
-    floor = summary["references"].get("bigram_loss")
+def _not_lasting(line: Line) -> Line:
+    lost = []
+    for part, place in _events(line):
+        value = line.value("emergence", "persistence", place, cite=False)
+        high = line.value("emergence", "persistence", place, "ci_high", cite=False)
+        if value is not None and (value if high is None else high) < LASTING:
+            lost.append(f"{part} ({line.interval('emergence', 'persistence', place)} of its rise is left)")
+    if lost:
+        line.text = f"Lost again by the end of the run: {'; '.join(lost)}."
+    return line
+
+
+def _carried(line: Line, group: str, heads: tuple[Head, ...]) -> Line:
+    """What ablating a group of heads costs, beside its heads one by one and its controls."""
+    metric, mean = "ablation_accuracy_loss", {"intervention": "mean"}
+    whole, controls_place = {"part": group, **mean}, {"part": f"controls of {group}", **mean}
+    together = line.value("causal", metric, whole)
+    if together is None:
+        return line
+    alone = [(head, line.value("causal", metric, {**_place(head), **mean})) for head in heads]
+    said = f"{'all ' if len(heads) > 1 else ''}{group if len(heads) > 1 else group.removesuffix('s')}"
+    line.text = f"Without {said} (mean ablation) in-context accuracy falls by {line.interval('causal', metric, whole)}"
+    if len(heads) > 1:
+        line.text += "; without one alone, by " + ", ".join(f"{value:.2f} ({head})" for head, value in alone if value is not None)
+    line.text += "."
+    largest = max((value for _, value in alone if value is not None), default=math.nan)
+    if len(heads) > 1 and largest < NECESSARY <= together:
+        line.text += " No single one is necessary: the claim holds for the group alone."
+    controls = line.value("causal", metric, controls_place)
+    if controls is None:
+        line.text += " No other head of their layers is left as a control, so heads and layer cannot be told apart."
+    else:
+        line.text += f" Matched control heads: {line.interval('causal', metric, controls_place)}."
+        if controls >= ALIKE * together > 0:
+            line.text += " The controls matter about as much: this does not single the heads out."
+    return line
+
+
+def _wire(line: Callable[[], Line], roles: Roles) -> list[Line]:
+    """What the wire carries: the cut, the paths, and the streamed share of the induction heads' output."""
+    cut, paths, share = line(), line(), line()
+    metric = "cut_accuracy_share"
+    by = {how: cut.interval("stream", metric, {"intervention": how}, ".0%") for how in ("mean", "resample", "permuted")}
+    if by["mean"]:
+        cut.text = f"Cutting the wire costs {by['mean']} of the in-context accuracy with the mean in its place"
+        cut.text += f", {by['resample']} with another sequence's values" if by["resample"] else ""
+        cut.text += f", {by['permuted']} with the next head's" if by["permuted"] else ""
+        cut.text += "."
+        inside, outside = (cut.value("stream", name, {"intervention": "mean"}) for name in ("cut_loss_increase", "cut_bigram_increase"))
+        if inside is not None and outside is not None:
+            cut.text += f" It adds {inside:.2f} nats where the context answers and {outside:.2f} where only learnt statistics do."
+            if outside >= inside:
+                cut.text += " So what it carries is not particular to the context."
+    table = paths.tables.get("stream")
+    sources = [] if table is None or "source_layer" not in table else sorted({int(layer) for layer in table["source_layer"].dropna()})
+    for source in sources:
+        parts = {}
+        for part in ("wire", "residual", "both", "interaction"):
+            place = {"source_layer": source, "part": part, "intervention": "resample"}
+            parts[part] = paths.interval("stream", "path_accuracy_share", place, ".0%")
+        if all(parts.values()):
+            paths.text += (
+                f"{' ' if paths.text else ''}With another sequence's projections in layer {source}, the loss is {parts['wire']} along "
+                f"the wire alone, {parts['residual']} along the residual stream alone, {parts['both']} along both "
+                f"(interaction {parts['interaction']})."
+            )
+    shares = [(head, share.value("stream", "streamed_output_share", _place(head))) for head in roles.induction]
+    if known := [f"{head} {value:.0%}" for head, value in shares if value is not None]:
+        share.text = f"Of what the induction heads write, the wire brought: {', '.join(known)}."
+    return [cut, paths, share]
+
+
+def _copying(line: Line, roles: Roles) -> Line:
+    """Which circuit copies: a layer's own values, or those that came along the wire."""
+    if not roles.induction:
+        return line
+    layer = roles.induction[0].layer
+    own = line.value("probes", "copying_probe", {"layer": layer, "part": "own"})
+    streamed = line.value("probes", "copying_probe", {"layer": layer, "part": "streamed"})
+    if own is None:
+        return line
+    line.text = f"By their weights, the heads of layer {layer} together copy {own:.0%} of the vocabulary from the residual stream"
+    line.text += f", and {streamed:.0%} through the wire." if streamed is not None else "."
+    return line
+
+
+def _bigram(line: Line, references: Mapping[str, float]) -> Line:
+    value = line.value("formation", "bigram_loss")
+    if value is None:
+        return line
+    floor = references.get("bigram_loss")
     beside = f"; the best possible is {floor:.2f}" if floor is not None else ""
-    return f"Where only learnt statistics help, the loss is {row['value']:.2f} nats{beside}."
+    line.text = f"Where only learnt statistics help, the loss is {value:.2f} nats{beside}."
+    return line

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
-from workbench.analysis import attention
+from workbench.analysis import attention, formation
 from workbench.analysis.data import SEQUENCES, AnalysisData
-from workbench.analysis.sections import chosen, measure_of
+from workbench.analysis.emergence import Curves, events
+from workbench.analysis.roles import Roles, name_heads
+from workbench.analysis.rows import Row, compact, tabulate
+from workbench.analysis.sections import EMERGENCE, applicable, chosen, measure_of
 from workbench.analysis.summary import summarise
 from workbench.errors import UsageError
 from workbench.model import HookedTransformer
 from workbench.runs import Run
 from workbench.tasks.base import Task
-
-COLUMNS = ["run", "variant", "task", "seed", "step", "layer", "head", "metric", "value", "ci_low", "ci_high", "n"]
 
 
 def analyze(
@@ -29,77 +32,108 @@ def analyze(
     only: Iterable[str] | None = None,
     steps: Sequence[int] | None = None,
     sequences: int = SEQUENCES,
+    causal_every: int = 1,
     device: str = "cpu",
     write: bool = True,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Measure a run, over its checkpoints (or those of `steps`), or a model, on its task or on repeated tokens.
 
-    `only` lists sections or metrics (default: all sections). For a run, the tables, patterns of a sample sequence and
-    the summary are also written to `run.tables`, unless `write` is false: once everything is measured, or not at all.
+    `only` lists sections or metrics (default: all sections). Heads are named at the last checkpoint, on half of the
+    sequences. For a run, the tables, patterns of a sample sequence and the summary are also written to `run.tables`,
+    unless `write` is false: once everything is measured, or not at all. `causal_every` measures the section causal, by far
+    the most expensive, at every n-th of the checkpoints only, counted back from the last.
 
-    Returns a tidy table with the columns run, variant, task, seed, step, layer, head, metric, value, ci_low, ci_high
-    (95 %, over sequences) and n (sequences); layer and head are missing where a metric has none, step for a model.
+    Returns a tidy table: run, variant, task, seed, step, layer, head, metric, value, ci_low, ci_high (95 %), n (the
+    sequences, or whatever the estimate is over), and the optional columns of `rows.OPTIONAL` that are not empty. What has
+    no layer, head or step lacks it. The model comes back as it was: mode, hooks, gradients and random state.
 
-    Raises UsageError for an unknown name or a step that is not saved, CheckpointError for a damaged checkpoint.
+    Raises UsageError for an unknown name, a step that is not saved, or a section that the model has nothing for;
+    CheckpointError for a damaged checkpoint.
     """
     sections, kept = chosen(only)
+    config = target.config if isinstance(target, HookedTransformer) else target.config.model
+    sections = applicable(sections, config, asked=only is not None)
+    if causal_every < 1:
+        raise UsageError(f"causal_every must be at least 1, got {causal_every}")
     if isinstance(target, HookedTransformer):
-        data = AnalysisData.draw(target.config, task, sequences=sequences)
-        rows = _measured(target, data, sections)
-        return _table(rows, kept, run=None, variant=target.config.variant, seed=target.config.seed, step=None)
+        data = AnalysisData.draw(config, task, sequences=sequences)
+        model = _in_single_precision(target)
+        with _evaluating(model):
+            roles, rows = _roles(model, data)
+            rows = [row for section in sections for row in (rows if section == "formation" else measure_of(section)(model, data, roles))]
+        table = tabulate(_kept(rows, kept), run=None, variant=config.variant, seed=config.seed, step=None)
+        return compact(table)
 
     data = AnalysisData.of_run(target, sequences)
     chosen_steps = target.steps if steps is None else sorted(set(steps))
     if steps is not None and not chosen_steps:
         raise UsageError("steps names no checkpoint; leave it out for all")
     model = target.model(chosen_steps[-1] if chosen_steps else None, device)
-    tables: dict[str, list[pd.DataFrame]] = {section: [] for section in sections}
-    names = {"run": target.name, "variant": target.config.model.variant, "seed": target.config.model.seed}
+    with _evaluating(model):
+        roles, _ = _roles(model, data)
+    names = {"run": target.name, "variant": config.variant, "seed": config.seed}
     bar = tqdm(
         chosen_steps, desc=f"analysing {target.name}", unit="checkpoint", disable=not progress, file=sys.stderr,
         mininterval=0.1 if sys.stderr.isatty() else 20,
     )  # fmt: skip
-    for step in bar:
+    tables: dict[str, list[pd.DataFrame]] = {section: [] for section in sections}
+    curves = Curves(roles, data.own, config.stream)
+    for left, step in zip(range(len(chosen_steps) - 1, -1, -1), bar, strict=True):
         target.load_weights(model, step)
         for section in sections:
-            tables[section].append(_table(_measured(model, data, [section]), kept, **names, step=step))
-    result = {section: pd.concat(parts, ignore_index=True) for section, parts in tables.items()}
+            if section == "causal" and left % causal_every:
+                continue
+            with _evaluating(model):
+                rows = list(measure_of(section)(model, data, roles))
+            curves.add(step, rows)
+            tables[section].append(tabulate(_kept(rows, kept), **names, step=step))
+    result = {section: pd.concat(parts, ignore_index=True) for section, parts in tables.items() if parts}
+    if len(chosen_steps) > 1:
+        result[EMERGENCE] = tabulate(_kept(events(curves), kept), **names)
+    result = {name: table for name, table in result.items() if len(table)}
     if write:
-        _write(target, result, model, data, chosen_steps[-1], names)
-    return pd.concat(result.values(), ignore_index=True)
+        _write(target, result, model, data, roles, chosen_steps[-1], names)
+    return compact(pd.concat(result.values(), ignore_index=True) if result else tabulate([]))
 
 
-def _measured(model: HookedTransformer, data: AnalysisData, sections: Iterable[str]) -> list[dict[str, Any]]:
-    with _evaluating(model):
-        return [row for section in sections for row in measure_of(section)(model, data)]
+def _roles(model: HookedTransformer, data: AnalysisData) -> tuple[Roles, list[Row]]:
+    """What the heads of a model are named, and the rows that name them."""
+    rows = list(formation.measure(model, data))
+    return name_heads(rows, data.own, data.control), rows
+
+
+def _kept(rows: Iterable[Row], kept: set[str] | None) -> list[Row]:
+    return [row for row in rows if kept is None or row["metric"] in kept]
 
 
 @contextmanager
 def _evaluating(model: HookedTransformer) -> Iterator[None]:
-    """In evaluation mode; the mode that the model came in returns, also after an exception."""
+    """In evaluation mode and without gradients; the mode that the model came in returns, also after an exception."""
     training = model.training
     model.eval()
     try:
-        yield
+        with torch.no_grad():
+            yield
     finally:
         model.train(training)
 
 
-def _table(rows: list[dict[str, Any]], kept: set[str] | None, **names: Any) -> pd.DataFrame:
-    rows = [row for row in rows if kept is None or row["metric"] in kept]
-    table = pd.DataFrame(rows, columns=COLUMNS).assign(**names)
-    return table.astype({"step": "Int64", "layer": "Int64", "head": "Int64", "n": "Int64", "seed": "Int64"})
+def _in_single_precision(model: HookedTransformer) -> HookedTransformer:
+    """The model itself, or a copy in fp32 where its weights are in a shorter format."""
+    if model.W_E.dtype in (torch.float32, torch.float64):
+        return model
+    return copy.deepcopy(model).float()
 
 
 def _write(
-    run: Run, result: dict[str, pd.DataFrame], model: HookedTransformer, data: AnalysisData, step: int, names: dict[str, Any]
+    run: Run, result: dict[str, pd.DataFrame], model: HookedTransformer, data: AnalysisData, roles: Roles, step: int, names: dict[str, Any]
 ) -> None:
     with _evaluating(model):
         patterns = attention.patterns_table(model, data)
     for section, table in result.items():
-        run.tables.write(section, table)
+        run.tables.write(section, compact(table))
     run.tables.write("attention", patterns.assign(**names, step=step))
     run.tables.write("tokens", attention.tokens_table(data).assign(**names))
     if "formation" in result:
-        run.tables.write_summary(summarise(result["formation"], data))
+        run.tables.write_summary(summarise(result, data, roles))

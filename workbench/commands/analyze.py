@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from workbench.analysis.sections import chosen
+from workbench.analysis.sections import all_metrics, applicable, chosen
 from workbench.errors import UsageError
 from workbench.runs import Run
 from workbench.tables import Tables
@@ -34,8 +34,9 @@ def analyze(
     """
     only_names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
     runs, steps = _targets(target)
-    chosen(only_names)
+    sections, _ = chosen(only_names)
     for run in runs:
+        applicable(sections, run.config.model, asked=only_names is not None)
         _place(run, out and out / run.path.relative_to(target) if len(runs) > 1 else out, step=steps[0] if steps else None)
 
     from workbench.analysis.sweep import analyze as measure
@@ -100,9 +101,10 @@ def _as_json(run: Run, report: Path) -> dict[str, Any]:
 
 
 def _described(run: Run, result: pd.DataFrame) -> str:
-    """The summary in words, and the last checkpoint's values."""
+    """The summary in words, and what the model does at the last checkpoint."""
     last = result[result["step"] == result["step"].max()]
-    model_rows = last[last["head"].isna()]
+    whole = last["metric"].map(lambda name: all_metrics()[name].section == "formation" and all_metrics()[name].kind == "model")
+    model_rows = last[whole.astype(bool)]
     lines = [f"{run.name} ({run.config.model.variant}, seed {run.config.model.seed})"]
     lines += [f"  {line}" for line in (run.summary() or {}).get("lines", [])]
     for row in model_rows.itertuples():

@@ -11,7 +11,12 @@ import pandas as pd
 from workbench.errors import UsageError, unknown_name
 
 FORMATION_COLUMNS = ("run", "variant", "seed", "step", "metric", "value")
-REPEATED_TOKENS = "repeated-tokens"
+REPEATS = {
+    "equal-repeats": "repeated random tokens, at one distance",
+    "jittered-repeats": "repeated random tokens, at a distance that varies",
+    "non-periodic-repeats": "repeated random tokens, at random places",
+}
+"""the tasks on which every model's heads are scored beside its own, in words"""
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
@@ -85,8 +90,8 @@ def head_rows(formation: pd.DataFrame, metric: str, task: str | None = None) -> 
 
 
 def score_tasks(formation: pd.DataFrame) -> list[str]:
-    """The tasks on which heads were scored: the runs' own first, repeated random tokens last."""
+    """The tasks on which heads were scored: the runs' own first, then the repeats."""
     if "layer" not in formation or "task" not in formation:
         return []
     scored = cast(pd.DataFrame, formation.loc[~np.isnan(numbers(formation, "layer"))])
-    return sorted(distinct(scored, "task"), key=lambda task: task == REPEATED_TOKENS)
+    return sorted(distinct(scored, "task"), key=lambda task: task in REPEATS)

@@ -21,11 +21,14 @@ from workbench.figures import formation as curves
 from workbench.figures.attention import DECIMALS, attention_heads_html, attention_patterns, visible_token
 from workbench.figures.head_curves import SCORE_TITLES, score_curves
 from workbench.figures.heads import score_heat_map
-from workbench.figures.tables import REPEATED_TOKENS, distinct, score_tasks, where
+from workbench.figures.tables import REPEATS, distinct, score_tasks, where
 from workbench.figures.theme import variant_colour
 
 MAX_POSITIONS = 96
 """Positions of the sample sequence that are drawn: the early part of a causal pattern is complete in itself."""
+
+ON_REPEATS = ("previous_token_score", "prefix_matching_score")
+"""Scores of heads that are drawn for repeated random tokens."""
 
 MAX_HEADS = 16
 """Heads of one run that are drawn, those with a role first."""
@@ -166,16 +169,21 @@ def heads_section(runs: Sequence[Entry]) -> Section | None:
     tables = [table for entry in runs if (table := entry.table("formation")) is not None]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     roles = {entry.label: _roles(entry) for entry in runs}
+    own = {entry.summary.get("task") for entry in runs}
     blocks: list[Block] = []
     for task in score_tasks(table):
         rows = cast(pd.DataFrame, table.loc[(table["task"] == task) & table["metric"].isin(list(SCORE_TITLES))])
         held = distinct(rows, "metric")
+        # Beside an own task the repeats are a control: what the heads do there at each step, no curves of their own.
+        control = [metric for metric in ON_REPEATS if metric in held] if task in REPEATS and task not in own else None
+        if not (held if control is None else control):
+            continue
+        blocks.append(Block("heading", text=f"On {REPEATS.get(task, f'{task} sequences')}"))
+        if control:
+            blocks.append(Block("figure", figure=score_heat_map(rows, task=task, metrics=control)))
+            continue
         previous = "previous_token_at_answers" if "previous_token_at_answers" in held else "previous_token_score"
         followed = [metric for metric in (previous, "prefix_matching_score") if metric in held]
-        if not held:
-            continue
-        words = "repeated random tokens" if task == REPEATED_TOKENS else f"{task} sequences"
-        blocks.append(Block("heading", text=f"On {words}"))
         if followed:
             blocks.append(Block("figure", figure=score_curves(rows, task=task, roles=roles, metrics=followed)))
         blocks.append(Block("figure", figure=score_heat_map(rows, task=task)))

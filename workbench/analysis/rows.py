@@ -1,0 +1,54 @@
+"""The rows of the tidy tables: which columns there are, and how an estimate becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from workbench.analysis.estimates import Estimate
+
+Row = dict[str, Any]
+
+ALWAYS = ["run", "variant", "task", "seed", "step", "layer", "head", "metric", "value", "ci_low", "ci_high", "n"]
+OPTIONAL = {
+    "source_layer": "Int64",
+    "source_head": "Int64",
+    "position": "Int64",
+    "part": "string",
+    "intervention": "string",
+    "baseline": "float64",
+    "selection": "float64",
+}
+"""columns that a table has where one of its rows has a value for them, and their types:
+
+source_layer, source_head   the earlier head of a pair, or the layer where a stream comes from
+position                    the position in the sequence, from 0
+part                        which part of a sum or which group of heads, as the metric's docstring says
+intervention                what was done to the model (zero, mean, resample, ...)
+baseline                    what the metric gives where there is nothing to find, as the metric's docstring says
+selection                   the same score on the other half of the sequences, by which heads are named
+"""
+COLUMNS = [*ALWAYS, *OPTIONAL]
+INTEGERS = ("seed", "step", "layer", "head", "n")
+
+SAMPLE = "sample"
+"""A row may carry what each sequence adds to its value (a PerSequence of one number); it is no column."""
+
+
+def numbers(estimate: Estimate, *index: int) -> Row:
+    """Value, interval and n of one entry of an estimate."""
+    value, low, high = (part[index].item() for part in (estimate.value, estimate.ci_low, estimate.ci_high))
+    return {"value": value, "ci_low": low, "ci_high": high, "n": estimate.n}
+
+
+def tabulate(rows: Iterable[Row], **names: Any) -> pd.DataFrame:
+    """A tidy table of rows, with `names` (run, variant, seed, step) in every one."""
+    table = pd.DataFrame(list(rows), columns=COLUMNS).assign(**names)
+    return table.astype({name: "Int64" for name in INTEGERS} | OPTIONAL)
+
+
+def compact(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without those optional columns that are empty."""
+    return table.drop(columns=[name for name in OPTIONAL if name in table and table[name].isna().all()])
