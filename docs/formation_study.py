@@ -29,7 +29,8 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help="analyse the i-th of n shares only, and print nothing: i/n")
     arguments = parser.parse_args()
     share, of = map(int, arguments.part.split("/"))
-    runs = Run.find(arguments.runs)
+    # Seed by seed, so that a study that was stopped has as many seeds of each variant.
+    runs = sorted(Run.find(arguments.runs), key=lambda run: run.config.model.seed)
     for number, run in enumerate(runs):
         if number % of == share and run.table("emergence") is None:
             print(f"{run.path}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 
 from tests.terminal import type_command
 from workbench import HookedTransformer, ModelConfig, Run, RunConfig, TrainConfig, TriggerBigramConfig, presets
-from workbench.analysis.sections import all_metrics
+from workbench.analysis.sections import SECTIONS, all_metrics
 from workbench.cli import main
 from workbench.errors import UsageError
 from workbench.tasks.configs import TASK_CONFIGS
@@ -154,13 +155,22 @@ def test_analyze_for_scripts(typed, trained):
     shutil.copytree(trained / "runs", "runs")
     [answer] = json.loads(typed("analyze", "runs/value/seed_0", "--json", "--out", "here"))
     assert answer["run"] == "runs/value/seed_0" and answer["variant"] == "value" and answer["seed"] == 0
-    assert answer["tables"] == {name: f"here/{name}.parquet" for name in ("attention", "formation", "tokens")}
+    assert answer["tables"] == {name: f"here/{name}.parquet" for name in sorted([*SECTIONS, "attention", "emergence", "tokens"])}
     for path in answer["tables"].values():
         assert len(pd.read_parquet(path))
     assert answer["report"] == "here/report.html" and Path("here/report.html").is_file()
     assert answer["summary"] == json.loads(Path("here/summary.json").read_text())
     assert answer["summary"]["lines"]
     assert not Path("runs/value/seed_0/analysis").exists()
+
+
+def test_the_wire_of_a_model_without_one_is_an_error_before_anything_is_measured(typed, trained, capsys):
+    shutil.copytree(trained / "runs", "runs")
+    with pytest.raises(SystemExit) as end:
+        main(["analyze", "runs", "--only", "formation,stream"])
+    assert end.value.code == 2
+    assert "needs a model with a stream; this one has stream='none'" in capsys.readouterr().err
+    assert not list(Path("runs").rglob("analysis"))
 
 
 def test_analyze_one_checkpoint(typed, trained, monkeypatch):
@@ -208,7 +218,7 @@ def test_report_of_two_runs(typed, trained):
         assert page.lstrip().lower().startswith("<!doctype html>")
         for name in ("none/seed_0", "value/seed_0"):
             for line in Run.load(f"runs/{name}").summary()["lines"]:
-                assert line.split(",")[0] in page
+                assert line.split(",")[0] in html.unescape(page)
 
 
 @pytest.mark.parametrize("ending", ["pt", "safetensors"])
@@ -225,7 +235,7 @@ def test_import_and_analyze(typed, ending):
     tokens = torch.arange(11)[None]
     assert torch.equal(run.model()(tokens), model(tokens))
     [answer] = json.loads(typed("analyze", "r", "--json"))
-    assert answer["summary"]["step"] == 500 and answer["summary"]["task"] == "repeated-tokens"
+    assert answer["summary"]["step"] == 500 and answer["summary"]["task"] == "equal-repeats"
 
 
 def test_demo(typed, monkeypatch, tmp_path):

@@ -91,7 +91,7 @@ def traced(text: str, evidence: list[dict[str, Any]], tables: dict[str, pd.DataF
     steps = {step for rows in tables.values() for step in rows["step"].dropna().tolist()}
     known = [*values, *(100 * value for value in values), *steps, data.tasks[TASK].references()["bigram_loss"]]
     allowed = {"95", "0.4", "0.5", "2", "1", "0"}  # interval, thresholds, and the layers and heads that names hold
-    for number in re.findall(r"-?\d+\.?\d*", re.sub(r"L\d+H\d+", "", text)):
+    for number in re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"L\d+H\d+", "", text)):
         decimals = len(number.partition(".")[2])
         assert number in allowed or any(f"{value:.{decimals}f}" == number for value in known), f"{number} in {text}"
 
@@ -148,8 +148,13 @@ def test_the_order_of_events(data):
     events = [*matches, *event("copying", 31.0), *event("causal weight", None)]
     found = lines(data, {"formation": formation(), "emergence": events})
     assert found[3] == (
-        "In order, by the midpoint of each rise (step [95% interval over sequences]): copying 31 [24, 40]; "
-        "trigger match L1H2 61 [54, 70]. Not within this run: causal weight (threshold 0.5)."
+        "In order, by the midpoint of each rise (step [95% interval over sequences], and when its threshold is reached): "
+        "copying 31 [24, 40], 0.5 reached at 51; trigger match L1H2 61 [54, 70], 0.5 reached at 81. "
+        "Not within this run: causal weight (threshold 0.5)."
+    )
+    poor = row("emergence_fit", 0.913, part="copying", step=None)
+    assert "0.5 reached at 51 (no single rise: the fit explains 91% of the curve); trigger" in " ".join(
+        lines(data, {"formation": formation(), "emergence": [*events, poor]})
     )
     gap = row("emergence_gap", 3.0, part="copying, then trigger match", step=None) | {"ci_low": -2.0, "ci_high": 8.0}
     assert "Their order is not settled between copying and trigger match (3 [-2, 8] steps apart)." in lines(

@@ -17,6 +17,8 @@ ALIKE = 0.5
 """Controls that lose at least this share of what the named heads lose are said to matter as much."""
 NECESSARY = 0.05
 """In-context accuracy that a single head must cost to be called necessary by itself."""
+GOOD_FIT = 0.95
+"""Share of a curve's variance below which a single rise does not describe it."""
 LASTING = 0.9
 """Share of what formed that must be left at the end, or it is said to decay."""
 
@@ -221,15 +223,22 @@ def _order(line: Line) -> Line:
     absent: list[str] = []
     for part, place in _events(line):
         head = f" {Head(place['layer'], place['head'])}" if "head" in place else ""
-        step = line.value("emergence", "emergence_step", place)
-        if step is not None:
-            steps.append((step, f"{part}{head} {line.interval('emergence', 'emergence_step', place, '.0f')}"))
-        elif line.value("emergence", "threshold_step", place, cite=False) is None:
-            threshold = line.value("emergence", "reached", place, "baseline")
+        step = line.value("emergence", "emergence_step", place, cite=False)
+        at = line.value("emergence", "threshold_step", place)
+        threshold = line.value("emergence", "reached", place, "baseline")
+        if at is None:
             absent.append(f"{part}{head} (threshold {threshold:g})")
+        elif step is not None:
+            found = f"{part}{head} {line.interval('emergence', 'emergence_step', place, '.0f')}, {threshold:g} reached at {at:.0f}"
+            fit = line.value("emergence", "emergence_fit", place, cite=False)
+            if fit is not None and fit < GOOD_FIT:
+                found += f" (no single rise: the fit explains {line.value('emergence', 'emergence_fit', place):.0%} of the curve)"
+            steps.append((step, found))
     if steps:
         listed = "; ".join(text for _, text in sorted(steps))
-        line.text = f"In order, by the midpoint of each rise (step [95% interval over sequences]): {listed}."
+        line.text = (
+            f"In order, by the midpoint of each rise (step [95% interval over sequences], and when its threshold is reached): {listed}."
+        )
     if absent:
         line.text = f"{line.text} Not within this run: {'; '.join(absent)}.".strip()
     return line

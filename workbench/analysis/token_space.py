@@ -19,8 +19,8 @@ from transformer_lens import FactoredMatrix
 from workbench.errors import UsageError
 from workbench.model import HookedTransformer
 from workbench.model.attention import STREAM_LETTER
+from workbench.model.wire import HeadMatrices, Letter, arriving_weights, exchanges
 
-HeadMatrices = Float[Tensor, "head d_model d_head"]
 LETTERS = {"q": "W_Q", "k": "W_K", "v": "W_V"}
 
 
@@ -49,7 +49,7 @@ class TokenSpace:
         """The dimensions of the residual stream that anything reads: d_model, or one less where norms centre."""
         return self.model.config.d_model - self.centred
 
-    def receives(self, letter: str, layer: int) -> bool:
+    def receives(self, letter: Letter, layer: int) -> bool:
         """Whether a stream of queries, keys or values (q, k, v) arrives in a layer."""
         return self.model.blocks[layer].attn.receives == letter
 
@@ -58,33 +58,19 @@ class TokenSpace:
         """Whether one matrix a head describes what arrives: not where heads are permuted by position."""
         return self.model.config.stream_permute_heads != "by-position"
 
-    def own(self, letter: str, layer: int) -> HeadMatrices:
+    def own(self, letter: Letter, layer: int) -> HeadMatrices:
         """W_Q, W_K or W_V (q, k, v) as attention uses it: times the mixing scalar a where that stream arrives."""
         attn = self.model.blocks[layer].attn
         weight = _centre(getattr(attn, LETTERS[letter]).transpose(-1, -2), self.centred).transpose(-1, -2)
         return attn.mix[0] * weight if self.receives(letter, layer) else weight
 
-    def arriving(self, letter: str, layer: int) -> dict[int, HeadMatrices]:
+    def arriving(self, letter: Letter, layer: int) -> dict[int, HeadMatrices]:
         """Source layer -> the matrix whose projection arrives in `layer`, by the receiving head, with its mixing scalars.
         Empty where no such stream arrives. Raises UsageError where heads are permuted by position."""
-        if not self.receives(letter, layer):
-            return {}
-        if not self.one_matrix:
-            raise UsageError("with heads permuted by position, what arrives has no one matrix: it differs from position to position")
-        config = self.model.config
-        found: dict[int, HeadMatrices] = {}
-        for source in self.sources(layer):
-            scale = self.model.blocks[layer].attn.mix[1]
-            for below in range(source + 1, layer) if config.stream_source == "accumulated" else ():
-                scale = scale * self.model.blocks[below].attn.mix[1]
-            weight = getattr(self.model.blocks[source].attn, LETTERS[letter])
-            if config.stream_source == "accumulated" and source > 0:
-                scale = scale * self.model.blocks[source].attn.mix[0]
-            weight = _centre(weight.transpose(-1, -2), self.centred).transpose(-1, -2)
-            found[source] = scale * weight.roll(-self._exchanges(source, layer), dims=0)
-        return found
+        found = arriving_weights(self.model, letter, layer)
+        return {source: _centre(weight.transpose(-1, -2), self.centred).transpose(-1, -2) for source, weight in found.items()}
 
-    def used(self, letter: str, layer: int) -> HeadMatrices | None:
+    def used(self, letter: Letter, layer: int) -> HeadMatrices | None:
         """The matrix of what attention uses of a token's embedding: own plus all that arrives, each of which reads the same
         embedding. None where heads are permuted by position."""
         own = self.own(letter, layer)
@@ -92,22 +78,9 @@ class TokenSpace:
             return None
         return own + sum(self.arriving(letter, layer).values())
 
-    def sources(self, layer: int) -> list[int]:
-        """The layers whose projections arrive in `layer` along the stream; none where no stream arrives."""
-        config = self.model.config
-        if not config.receives_stream(layer):
-            return []
-        return {"accumulated": list(range(layer)), "first": [0], "previous": [layer - 1]}[config.stream_source]
-
     def source_head(self, source: int, layer: int, head: int) -> int:
         """The head of the source layer whose projection arrives in `head` of `layer`."""
-        return (head + self._exchanges(source, layer)) % self.model.config.n_heads
-
-    def _exchanges(self, source: int, layer: int) -> int:
-        """How often heads are exchanged on the way: at every layer, where the stream accumulates."""
-        if self.model.config.stream_permute_heads == "none":
-            return 0
-        return layer - source if self.model.config.stream_source == "accumulated" else 1
+        return (head + exchanges(self.model.config, source, layer)) % self.model.config.n_heads
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """What a layer's heads write."""
@@ -148,7 +121,7 @@ class TokenSpace:
             return {part: FactoredMatrix(self.own("q", layer), k.transpose(-1, -2)) for part, k in self._parts("k", layer).items()}
         return {part: FactoredMatrix(q, self.own("k", layer).transpose(-1, -2)) for part, q in self._parts("q", layer).items()}
 
-    def _parts(self, letter: str, layer: int) -> dict[str, HeadMatrices]:
+    def _parts(self, letter: Letter, layer: int) -> dict[str, HeadMatrices]:
         own = self.own(letter, layer)
         if not self.receives(letter, layer) or not self.one_matrix:
             return {"own": own}

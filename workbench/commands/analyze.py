@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from workbench.analysis.sections import all_metrics, applicable, chosen
+from workbench.commands.terminal import paragraphs
 from workbench.errors import UsageError
 from workbench.runs import Run
 from workbench.tables import Tables
@@ -24,6 +25,7 @@ def analyze(
     *,
     out: Annotated[Path | None, Parameter(help="where tables and report go; default: into the run")] = None,
     only: Annotated[str | None, Parameter(help="sections or metrics, separated by commas; default: all")] = None,
+    causal_every: Annotated[int, Parameter(help="measure the section causal, the slowest, at every n-th checkpoint")] = 1,
     device: Annotated[str, Parameter(help="cpu or cuda")] = "cpu",
     json_output: Annotated[bool, Parameter(name="--json", help="print the summary and the files as JSON")] = False,
 ) -> None:
@@ -35,6 +37,8 @@ def analyze(
     only_names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
     runs, steps = _targets(target)
     sections, _ = chosen(only_names)
+    if causal_every < 1:
+        raise UsageError(f"--causal-every must be at least 1, got {causal_every}")
     for run in runs:
         applicable(sections, run.config.model, asked=only_names is not None)
         _place(run, out and out / run.path.relative_to(target) if len(runs) > 1 else out, step=steps[0] if steps else None)
@@ -44,7 +48,7 @@ def analyze(
     from workbench.training.hardware import resolve_device
 
     device = resolve_device(device)
-    results = [measure(run, only=only_names, steps=steps, device=device, progress=True) for run in runs]
+    results = [measure(run, only=only_names, steps=steps, causal_every=causal_every, device=device, progress=True) for run in runs]
     report = write_report(runs, _report_path(target, runs, out, bool(steps)))
     if json_output:
         print(json.dumps([_as_json(run, report) for run in runs], indent=2))
@@ -106,8 +110,8 @@ def _described(run: Run, result: pd.DataFrame) -> str:
     whole = last["metric"].map(lambda name: all_metrics()[name].section == "formation" and all_metrics()[name].kind == "model")
     model_rows = last[whole.astype(bool)]
     lines = [f"{run.name} ({run.config.model.variant}, seed {run.config.model.seed})"]
-    lines += [f"  {line}" for line in (run.summary() or {}).get("lines", [])]
+    lines.append(paragraphs((run.summary() or {}).get("lines", [])))
     for row in model_rows.itertuples():
         lines.append(f"  {row.metric:<22} {row.value:8.3f}   [{row.ci_low:.3f}, {row.ci_high:.3f}]")
     lines.append(f"  tables: {run.tables.path} ({', '.join(run.tables.names)})")
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line)

@@ -7,8 +7,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from workbench.commands.terminal import paragraphs
 from workbench.preset import preset
 from workbench.runs import Run
+
+CAUSAL_EVERY = 5
+"""the demo ablates heads at every fifth checkpoint: at all of them it would take most of its time"""
 
 
 def demo(
@@ -31,9 +35,9 @@ def demo(
     runs: list[Run] = []
     for member in plan(start, ["none", "value"], [None], out, out):
         run = train(member.config, member.path, resume=True)
-        analyze(run, progress=True)
+        analyze(run, causal_every=CAUSAL_EVERY, progress=True)
         runs.append(run)
         print(f"{run.config.model.variant}:")
-        print("\n".join(f"  {line}" for line in (run.summary() or {})["lines"]))
+        print(paragraphs((run.summary() or {})["lines"]))
     report = write_report(runs, out / "report.html")
     print(f"report: {report.resolve()}")

@@ -50,8 +50,9 @@ def metrics(*, json_output: Json = False) -> None:
 
     found = all_metrics().values()
     if json_output:
-        rows = {m.name: {"section": m.section, "kind": m.kind, "range": m.range, "source": m.source, "summary": m.summary} for m in found}
+        facts = ("section", "kind", "formula", "range", "source", "summary")
+        rows = {m.name: {fact: getattr(m, fact) for fact in facts} for m in found}
         print(json.dumps(rows, indent=2))
         return
     for m in found:
-        print(f"{m.section} · {m.name} (one a {m.kind}; {m.range}; {m.source})\n    {m.summary}")
+        print(f"{m.section} · {m.name} (one a {m.kind}; {m.range}; {m.source})\n    {m.summary}\n    = {m.formula}")

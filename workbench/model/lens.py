@@ -18,6 +18,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from workbench.axes import Tokens
 from workbench.config import ModelConfig
 from workbench.errors import UsageError
+from workbench.model.wire import arriving_weights
 
 # Not typing.Self, which the runtime type check of the tests does not take in a single method.
 Model = TypeVar("Model", bound="LensInterface")
@@ -122,21 +123,8 @@ class LensInterface(nn.Module):
         """
         if self.config.stream != "value" or not 0 < layer < self.config.n_layers:
             raise UsageError(f"no value stream arrives in layer {layer} (stream={self.config.stream!r}, n_layers={self.config.n_layers})")
-        if self.config.stream_permute_heads == "by-position":
-            raise UsageError("with heads permuted by position, the streamed OV circuit differs from position to position")
-        accumulated = self.config.stream_source == "accumulated"
-        sources = range(layer) if accumulated else [0 if self.config.stream_source == "first" else layer - 1]
-        circuits = {}
-        for source in sources:
-            scale: Any = 1.0
-            for below in range(source + 1, layer) if accumulated else ():
-                scale = scale * self.blocks[below].attn.mix[1]
-            if accumulated and source > 0:
-                scale = scale * self.blocks[source].attn.mix[0]
-            hops = (layer - source if accumulated else 1) if self.config.stream_permute_heads == "fixed" else 0
-            arriving = self.blocks[source].attn.W_V.roll(-hops, dims=0)
-            circuits[source] = self.factored(scale * self.blocks[layer].attn.mix[1] * arriving, self.blocks[layer].attn.W_O)
-        return circuits
+        W_O = self.blocks[layer].attn.W_O
+        return {source: self.factored(W_V, W_O) for source, W_V in arriving_weights(self, "v", layer).items()}
 
     def own_OV(self, layer: int) -> FactoredMatrix:
         """The OV circuit a W_V W_O of a layer's own values, [head, d_model, d_model], as attention uses it: a is the
