@@ -1,0 +1,177 @@
+"""Breaks the code on purpose, one change at a time, and lists which test notices: `python -m tests.mutations [name ...]`.
+
+Every metric has at least one mutation; names choose some. It works on a copy of the tracked files, and ends non-zero where a
+mutation survives, where a metric has none, or where the text to change is not found exactly once. Not part of the test run:
+it takes some minutes.
+"""
+
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+ROOT = Path(__file__).parent.parent
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """In `file` of workbench/, `old` becomes `new`; the tests in `tests` should notice."""
+
+    metric: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+def _all() -> list[Mutation]:
+    heads, icl = ("analysis/heads.py", "test_heads"), ("analysis/icl.py", "test_icl")
+    circuits, probes = ("analysis/circuits.py", "test_circuits"), ("analysis/probes.py", "test_probes")
+    split, stream = ("analysis/stream_split.py", "test_stream"), ("analysis/stream.py", "test_stream")
+    causal, patching = ("analysis/causal.py", "test_causal"), ("analysis/patching.py", "test_patching")
+    attribution, lens = ("analysis/attribution.py", "test_attribution"), ("analysis/logit_lens.py", "test_logit_lens")
+    length, emergence = ("analysis/length.py", "test_length"), ("analysis/emergence.py", "test_emergence")
+    changes: list[tuple[str, tuple[str, str], str, str]] = [
+        ("previous_token_score", heads, ".roll(1, dims=0).tril(-1)", ".roll(1, dims=0).tril(0)"),
+        ("previous_token_at_answers", heads, "read = counted(induction_places(tokens), asked).any(dim=1)", "read = asked"),
+        ("prefix_matching_score", heads, "places = duplicate_places(tokens).roll(1, dims=2)", "places = duplicate_places(tokens)"),
+        ("duplicate_token_score", heads, "tokens[:, None, :]).tril(-1)", "tokens[:, None, :]).tril(0)"),
+        ("loss", icl, "over(evaluation.losses, torch.ones_like(batch.answered))", "over(evaluation.losses, batch.answered)"),
+        ("in_context_accuracy", icl, "over(evaluation.correct, batch.answered)", "over(evaluation.correct, ~batch.answered)"),
+        ("in_context_loss", icl, "over(evaluation.losses, batch.answered)", "over(evaluation.losses, batch.unanswerable)"),
+        ("bigram_loss", icl, "over(evaluation.losses, batch.unanswerable)", "over(evaluation.losses, batch.answered)"),
+        ("in_context_score", icl, "late.mean(dim=1) - early.mean(dim=1)", "early.mean(dim=1) - late.mean(dim=1)"),
+        ("copying_score", circuits, "FactoredMatrix(W_E @ OV.A, OV.B @ W_U), (", "FactoredMatrix(W_E @ OV.A, OV.B @ W_E.T), ("),
+        ("qk_match_score", circuits, "eigenvalues.real.sum(dim=-1)", "eigenvalues.abs().sum(dim=-1)"),
+        ("q_composition", circuits, "_composition(OV.collapse_l(), QK.collapse_r(),", "_composition(OV.collapse_l(), QK.collapse_l().transpose(-1, -2),"),
+        ("k_composition", circuits, "_composition(OV.collapse_l(), QK.collapse_l().transpose(-1, -2),", "_composition(OV.collapse_l(), QK.collapse_r(),"),
+        ("v_composition", circuits, "_size(OV)[:, None] * _size(later)", "_size(OV)[:, None] * _size(OV)[None]"),
+        ("stream_composition", circuits, "_norm(streamed.A) * _norm(streamed.B)", "_norm(streamed.A)"),
+        ("streamed_ov_share", circuits, ".pow(2).sum(dim=0).sqrt()", ".sum(dim=0)"),
+        ("previous_token_probe", probes, "W_pos if causal else W_pos[:-1]", "W_pos if causal else W_pos[1:]"),
+        ("trigger_match_probe", probes, 'space.used("q", layer), space.used("v", layer - 1)', 'space.own("q", layer), space.used("v", layer - 1)'),
+        ("copying_probe", probes, "offset=start", "offset=0"),
+        ("bigram_probe", probes, "torch.special.xlogy(bigram, bigram).sum(dim=-1) - ", "0.0 - "),
+        ("argmax_previous_token", probes, "largest = chosen == chosen.amax(dim=-1, keepdim=True)", "largest = chosen > 0"),
+        ("argmax_prefix_match", probes, "places = counted(induction_places(tokens), rows)", "places = counted(induction_places(tokens), ~rows)"),
+        ("attended_is_predicted", probes, "predicted[:, :, None]).tril()", "predicted[:, None, :]).tril()"),
+        ("streamed_input_share", split, "own.pow(2).sum(dim=(1, 3)) + arrived", "own.pow(2).sum(dim=(1, 3))"),
+        ("streamed_output_share", split, "Ratio((streamed * whole).sum", "Ratio((own * whole).sum"),
+        ("score_contrast", split, "weights = (weight(places) - weight(others))", "weights = (weight(places) + weight(others))"),
+        ("stream_scale", split, "return a, b", "return b, a"),
+        ("cut_accuracy_loss", stream, "values = arriving.roll(-1, dims=2) if how", "values = arriving.roll(1, dims=2) if how"),
+        ("cut_accuracy_share", stream, "right = (clean.correct & batch.answered)", "right = (edited.correct & batch.answered)"),
+        ("cut_loss_increase", stream, "edits[_name(letter, layer, \"_stream\")]", "edits[_name(letter, layer)]"),
+        ("cut_bigram_increase", stream, "lost(edited.losses, clean.losses, batch.unanswerable)", "lost(clean.losses, edited.losses, batch.unanswerable)"),
+        ("path_accuracy_share", stream, "z: replaced_by(clean.recorded[z])})", "z: replaced_by(both.recorded[z])})"),
+        ("path_loss_increase", stream, "residual = run(model, batch, {z: replaced_by(both.recorded[z])})", "residual = both"),
+        ("ablation_accuracy_loss", causal, "lost(clean.correct, ablated.correct, batch.answered)", "lost(ablated.correct, clean.correct, batch.answered)"),
+        ("ablation_loss_increase", causal, "lost(ablated.losses, clean.losses, batch.answered)", "lost(ablated.losses, clean.losses, ~batch.answered)"),
+        ("ablation_bigram_increase", causal, "lost(ablated.losses, clean.losses, batch.unanswerable)", "lost(ablated.losses, clean.losses, batch.answered)"),
+        ("output_norm", causal, "(z[:, :, head] @ W_O[head]).norm(dim=-1)", "z[:, :, head].norm(dim=-1)"),
+        ("matched_control", causal, "other in free if head.layer == other.layer", "other in free"),
+        ("forward_passes", causal, "passed += len(embedded)", "passed += 1"),
+        ("patching_effect", patching, "return PerSequence(clean - corrupted,", "return PerSequence(corrupted - clean,"),
+        ("patching_recovery", patching, "return Ratio(patched - before, ", "return Ratio(patched, "),
+        ("logit_lens_accuracy", lens, "return in_context_accuracy(evaluation, batch)", "return in_context_loss(evaluation, batch)"),
+        ("logit_lens_loss", lens, "model.unembed(model.ln_final(resid))", "model.unembed(resid)"),
+        ("loss_by_position", lens, "evaluation.losses[:, positions]", "evaluation.losses[:, : positions.stop]"),
+        ("direct_logit_attribution", attribution, "block.attn.mix[0] * cache[\"v\", layer]", "cache[\"v\", layer]"),
+        ("direct_logit_by_source", attribution, "same = (tokens[:, :, None] == tokens[:, None, :]).tril() & ~answer", "same = (tokens[:, :, None] == tokens[:, None, :]).tril()"),
+        ("accuracy_by_position", length, "over(evaluation.correct[:, positions], batch.answered[:, positions])", "over(evaluation.correct[:, positions], ~batch.answered[:, positions])"),
+        ("previous_token_by_position", length, "heads.previous_at_answers(tokens, asked)", "heads.previous_places(tokens)"),
+        ("prefix_matching_by_position", length, "heads.counted(heads.induction_places(tokens), asked)", "heads.induction_places(tokens)"),
+        ("emergence_step", ("analysis/logistic.py", "test_logistic"), "m = np.clip", "m = 1 + np.clip"),
+        ("emergence_step", emergence, "    return fit.midpoint\n", "    return fit.low\n"),
+        ("emergence_width", emergence, "    return fit.width\n", "    return fit.width / 2\n"),
+        ("emergence_rise", emergence, "return fit.high - fit.low", "return fit.high"),
+        ("emergence_fit", emergence, "return fit.r2", "return 1 - fit.r2"),
+        ("threshold_step", emergence, "steps[there.argmax(axis=1)]", "steps[there.argmin(axis=1)]"),
+        ("reached", emergence, "(curves >= threshold).any(axis=1).mean()", "(curves >= threshold).all(axis=1).mean()"),
+        ("persistence", emergence, "means[:, -1] / np.where", "means[:, 0] / np.where"),
+        ("emergence_gap", emergence, "return later - earlier", "return earlier - later"),
+        ("held-out selection", ("analysis/data.py", "test_roles"), "return slice(0, max(1, n // 2))", "return slice(n // 2, n)"),
+        ("positional heads", ("analysis/roles.py", "test_roles"), 'return row["baseline"] > row["selection"] / 2', "return False"),
+        ("bootstrap of units", emergence, "np.random.default_rng(0).multinomial", "np.random.default_rng(1).multinomial"),
+        ("seeds that are censored", ("analysis/seeds.py", "test_seeds"), "if censored or not len(numbers):", "if not len(numbers):"),
+        ("pairing of seeds", ("analysis/seeds.py", "test_seeds"), "values[seed] - reference[seed] for seed", "values[seed] - reference[max(reference)] for seed"),
+        ("the wire's scale", ("model/wire.py", "test_circuits"), "scale = model.blocks[layer].attn.mix[1]", "scale = 1.0"),
+        ("a detached source", ("model/attention.py", "../model/test_streams"), "source = source.detach()", "pass"),
+        ("a permuted source", ("model/attention.py", "../model/test_streams"), "return source.roll(-1, dims=2)", "return source.roll(1, dims=2)"),
+        ("resampling", ("analysis/interventions.py", "test_interventions"), "activation.roll(-1, dims=0)", "activation.roll(-2, dims=0)"),
+    ]  # fmt: skip
+    return [Mutation(metric, f"workbench/{file}", old, new, f"tests/analysis/{tests}.py") for metric, (file, tests), old, new in changes]
+
+
+def main() -> int:
+    """Run the mutations; gives the number of those that survive or cannot be made."""
+    from workbench.analysis.sections import all_metrics
+
+    mutations = [mutation for mutation in _all() if len(sys.argv) == 1 or mutation.metric in sys.argv[1:]]
+    without = [name for name in all_metrics() if name not in {mutation.metric for mutation in _all()}]
+    for name in without:
+        print(f"{name}: no mutation")
+    with tempfile.TemporaryDirectory() as folder:
+        copies: Queue[Path] = Queue()
+        for number in range(WORKERS):
+            copies.put(_copy(Path(folder) / str(number)))
+
+        def check(mutation: Mutation) -> str:
+            copy = copies.get()
+            try:
+                return _noticed_by(mutation, copy)
+            finally:
+                copies.put(copy)
+
+        survived = 0
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for mutation, verdict in zip(mutations, pool.map(check, mutations), strict=True):
+                survived += not verdict.startswith("tests/")
+                print(f"{mutation.metric:<28} {mutation.old.strip()[:50]!r:<54} {verdict}", flush=True)
+    print(f"{len(mutations)} mutations, {survived} survive; {len(without)} metrics without one")
+    return survived + len(without)
+
+
+def _copy(place: Path) -> Path:
+    """The tracked files, and nothing of a run."""
+    for name in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n"):
+        if name and (ROOT / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, place / name)
+    return place
+
+
+def _noticed_by(mutation: Mutation, copy: Path) -> str:
+    """The first test that fails with the mutation; a sentence where none does, or where it cannot be made."""
+    path = copy / mutation.file
+    text = path.read_text()
+    if text.count(mutation.old) != 1:
+        return f"CANNOT BE MADE: {text.count(mutation.old)} places"
+    path.write_text(text.replace(mutation.old, mutation.new))
+    try:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", mutation.tests]
+        found = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=_alone())
+    finally:
+        path.write_text(text)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", found.stdout, flags=re.MULTILINE)
+    return failed[1] if failed else f"SURVIVES (pytest ended with {found.returncode})"
+
+
+def _alone() -> dict[str, str]:
+    """One thread, and no compiled files of another copy."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+if __name__ == "__main__":
+    sys.exit(bool(main()))
