@@ -43,7 +43,7 @@ def _all() -> list[Mutation]:
     attribution, lens = ("analysis/attribution.py", "test_attribution"), ("analysis/logit_lens.py", "test_logit_lens")
     length, emergence = ("analysis/length.py", "test_length"), ("analysis/emergence.py", "test_emergence")
     changes: list[tuple[str, tuple[str, str], str, str]] = [
-        ("previous_token_score", heads, ".roll(1, dims=0).tril(-1)", ".roll(1, dims=0).tril(0)"),
+        ("previous_token_score", heads, ".roll(1, dims=0).tril(-1)", ".roll(2, dims=0).tril(-1)"),
         ("previous_token_at_answers", heads, "read = counted(induction_places(tokens), asked).any(dim=1)", "read = asked"),
         ("prefix_matching_score", heads, "places = duplicate_places(tokens).roll(1, dims=2)", "places = duplicate_places(tokens)"),
         ("duplicate_token_score", heads, "tokens[:, None, :]).tril(-1)", "tokens[:, None, :]).tril(0)"),
@@ -65,7 +65,7 @@ def _all() -> list[Mutation]:
         ("bigram_probe", probes, "torch.special.xlogy(bigram, bigram).sum(dim=-1) - ", "0.0 - "),
         ("argmax_previous_token", probes, "largest = chosen == chosen.amax(dim=-1, keepdim=True)", "largest = chosen > 0"),
         ("argmax_prefix_match", probes, "places = counted(induction_places(tokens), rows)", "places = counted(induction_places(tokens), ~rows)"),
-        ("attended_is_predicted", probes, "predicted[:, :, None]).tril()", "predicted[:, None, :]).tril()"),
+        ("attended_is_predicted", probes, "predicted[:, :, None]).tril()", "predicted[:, :, None]).tril(-1)"),
         ("streamed_input_share", split, "own.pow(2).sum(dim=(1, 3)) + arrived", "own.pow(2).sum(dim=(1, 3))"),
         ("streamed_output_share", split, "Ratio((streamed * whole).sum", "Ratio((own * whole).sum"),
         ("score_contrast", split, "weights = (weight(places) - weight(others))", "weights = (weight(places) + weight(others))"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from workbench import HookedTransformer, ModelConfig, Run, RunConfig, TrainConfig, TriggerBigramConfig, analyze, make_task, train
-from workbench.analysis import formation, heads
+from workbench.analysis import attribution, formation, heads
 from workbench.analysis.data import REPEATS, AnalysisData, scoring_half
+from workbench.analysis.emergence import Curves
+from workbench.analysis.roles import Head, Roles
 from workbench.analysis.rows import ALWAYS, OPTIONAL
 from workbench.analysis.sections import SECTIONS, all_metrics, measure_of
 from workbench.errors import CheckpointError, UsageError
@@ -360,3 +363,41 @@ def test_a_damaged_checkpoint_leaves_nothing_written(tmp_path, step):
     assert not run.tables.path.exists()
     others = [other for other in (0, 3, 7) if other != step]
     assert set(analyze(run, steps=others, sequences=7)["step"].dropna()) == set(others)
+
+
+def test_memory_does_not_grow_with_the_checkpoints(tmp_path, monkeypatch):
+    """Tensors that are alive when the next checkpoint is loaded: what the curves gather (a few numbers for each sequence), and
+    nothing of activations, patterns or caches."""
+    config = CONFIG.override(train={"checkpoint_every": 1})
+    run = train(config, tmp_path / "r", device="cpu", progress=False)
+    alive = []
+    load = Run.load_weights
+
+    def recorded(self, model, step):
+        gc.collect()
+        found = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+        tensors = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in found}
+        alive.append(sum(tensors.values()))
+        load(self, model, step)
+
+    monkeypatch.setattr(Run, "load_weights", recorded)
+    analyze(run, sequences=SEQUENCES)
+    growth = np.diff(alive)[1:]
+    one_pattern = SEQUENCES * 3 * 13 * 13 * 4
+    watched = len(Curves(Roles((Head(0, 0),), (Head(1, 0),)), "t", "value").events)
+    assert len(growth) == 6 and growth.max() <= watched * 2 * SEQUENCES * 8 < one_pattern / 4
+
+
+def test_own_and_streamed_parts_are_the_attention_part_of_a_trained_models_logits(tmp_path):
+    """In fp32 and on a model that has learnt something: 1e-4 of the logits, with the final norm's scale held."""
+    config = CONFIG.override(task={"seq_len": 31}, model={"n_ctx": 31, "n_layers": 3}, train={"steps": 60, "batch_size": 32, "lr": 0.01})
+    run = train(config.override(train={"checkpoint_steps": []}), tmp_path / "r", device="cpu", progress=False)
+    model, batch = run.model(), AnalysisData.of_run(run, 16).scoring
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(batch.tokens)
+        parts = attribution.direct_contributions(model, cache, batch.targets)
+        centred = logits.gather(2, batch.targets[..., None])[..., 0] - logits.mean(dim=2)
+        attention = centred - parts.embed - parts.pos_embed - parts.bias
+    found = parts.heads[0].sum(-1) + sum((parts.own[layer] + parts.streamed[layer]).sum(-1) for layer in (1, 2))
+    assert (found - attention).abs().max() < 1e-4
+    assert attention.abs().max() > 1 and parts.streamed[2].abs().max() > 0.1
