@@ -195,7 +195,7 @@ def test_what_the_heads_carry(data, alone, controls, said):
     rows += [row("ablation_accuracy_loss", 0.5, intervention="zero", part="induction heads")]
     found = lines(data, {"formation": formation(), "causal": rows})
     assert found[3] == (
-        "Without all induction heads (mean ablation) in-context accuracy falls by 0.95 [0.94, 0.97]; without one alone, by "
+        "Without the induction heads together (mean ablation) in-context accuracy falls by 0.95 [0.94, 0.97]; without one alone, by "
         f"{alone[0]:.2f} (L1H2), {alone[1]:.2f} (L1H0). {said}"
     )
 

@@ -279,8 +279,8 @@ def _carried(line: Line, group: str, heads: tuple[Head, ...]) -> Line:
     if together is None:
         return line
     alone = [(head, line.value("causal", metric, {**_place(head), **mean})) for head in heads]
-    said = f"{'all ' if len(heads) > 1 else ''}{group if len(heads) > 1 else group.removesuffix('s')}"
-    line.text = f"Without {said} (mean ablation) in-context accuracy falls by {line.interval('causal', metric, whole)}"
+    said = f"{group} together" if len(heads) > 1 else group.removesuffix("s")
+    line.text = f"Without the {said} (mean ablation) in-context accuracy falls by {line.interval('causal', metric, whole)}"
     if len(heads) > 1:
         line.text += "; without one alone, by " + ", ".join(f"{value:.2f} ({head})" for head, value in alone if value is not None)
     line.text += "."
