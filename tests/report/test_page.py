@@ -57,8 +57,8 @@ def test_opens_without_an_error_or_a_request(visit: Visit, runs: list[FakeRun], 
     assert visit.problems == []
     assert [url for url in visit.requests if not url.startswith("file:")] == []
     assert len(visit.requests) == 1
-    # Two curves, then curves and a heat map on the own task, and a heat map on the repeats.
-    assert visit.page.locator(".js-plotly-plot").count() == 5
+    # Two curves, the circuit, then curves and a heat map on the own task, and a heat map on the repeats.
+    assert visit.page.locator(".js-plotly-plot").count() == 6
 
 
 def test_the_browser_itself_refuses_requests(visit: Visit, runs: list[FakeRun], tmp_path: Path) -> None:

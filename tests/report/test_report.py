@@ -29,7 +29,7 @@ def visible(html: str) -> str:
 def test_a_full_report_has_every_section_once_and_each_library_once(tmp_path: Path) -> None:
     path = write_report([make_run("none"), make_run("value")], tmp_path / "new" / "report.html")
     html = path.read_text(encoding="utf-8")
-    assert section_ids(html) == ["summary", "formation", "heads", "attention", "provenance"]
+    assert section_ids(html) == ["summary", "formation", "circuit", "heads", "attention", "provenance"]
     assert html.count("var CircuitsVis=") == 1
     assert html.count("* plotly.js v") == 1
     assert html.count("CircuitsVis.render(") == 2

@@ -19,6 +19,7 @@ from workbench.config import RunConfig
 from workbench.errors import UsageError
 from workbench.figures import formation as curves
 from workbench.figures.attention import DECIMALS, attention_heads_html, attention_patterns, visible_token
+from workbench.figures.circuit import HEAD_NAME, circuit_curves, circuit_rows
 from workbench.figures.head_curves import SCORE_TITLES, score_curves
 from workbench.figures.heads import score_heat_map
 from workbench.figures.tables import REPEATS, distinct, score_tasks, where
@@ -164,6 +165,25 @@ def _shared_references(runs: Sequence[Entry]) -> dict[str, float]:
     return {metric: found.pop() for metric, found in values.items() if len(found) == 1}
 
 
+def circuit_section(runs: Sequence[Entry]) -> Section | None:
+    """What the parts of the circuit do over training, beside what is lost without them."""
+    tables = []
+    for entry in runs:
+        held = {name: entry.table(name) for name in ("formation", "probes", "causal", "stream")}
+        if held["formation"] is None or not entry.summary:
+            continue
+        named = (entry.summary.get("previous_token_head"), *entry.summary.get("induction_heads", ())[:1], None)[:2]
+        previous, induction = (head if head and HEAD_NAME.fullmatch(head) else None for head in named)
+        rows = circuit_rows(held, previous, induction)
+        # Accuracy alone has its own figure.
+        if not rows.empty and set(rows["curve"]) != {"in-context accuracy"}:
+            tables.append(rows)
+    if not tables:
+        return None
+    figure = circuit_curves(pd.concat(tables, ignore_index=True))
+    return Section("circuit", "Circuit", [Block("figure", figure=figure)])
+
+
 def heads_section(runs: Sequence[Entry]) -> Section | None:
     """Scores of every head, over training and as a heat map, on each kind of sequence on which they were measured."""
     tables = [table for entry in runs if (table := entry.table("formation")) is not None]
@@ -258,6 +278,7 @@ def provenance_section(runs: Sequence[Entry]) -> Section:
 SECTIONS: list[Callable[[Sequence[Entry]], Section | None]] = [
     summary_section,
     formation_section,
+    circuit_section,
     heads_section,
     attention_section,
     provenance_section,
