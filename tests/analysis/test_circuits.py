@@ -378,3 +378,28 @@ def test_any_positions(positions):
     rows = rows_of(model)
     assert all(np.isfinite(row["value"]) for row in rows)
     assert (token_space(model).W_pos is None) == (positions in ("rotary", "none"))
+
+
+@pytest.mark.parametrize("norm", ["LN", None])
+def test_circuits_on_tokens_are_what_the_first_layer_does_with_them(norm):
+    """One layer without positions: scores and logits of single tokens, each with its norm's divisor."""
+    model = random_model(n_layers=1, positional_embedding_type="none", normalization_type=norm, attn_bias=False, attn_scale=1.0)
+    if norm:
+        with torch.no_grad():
+            model.blocks[0].ln1.b.zero_()
+    space, tokens = token_space(model), torch.arange(7)[:, None]
+    _, cache = model.run_with_cache(tokens)
+    divisor = cache["blocks.0.ln1.hook_scale"][:, 0] if norm else torch.ones(7, 1, dtype=torch.float64)
+    scores = space.QK_tokens(0)["own"].AB / divisor / divisor.T
+    torch.testing.assert_close(torch.stack([scores[head].diagonal() for head in range(2)], 1), cache["attn_scores", 0][:, :, 0, 0])
+    written = space.OV_tokens(0)["own"].AB.sum(0) / divisor
+    torch.testing.assert_close(written, (cache["attn_out", 0][:, 0] - model.blocks[0].attn.b_O) @ space.W_U)
+
+
+def test_circuits_on_tokens_of_a_wire():
+    space = token_space(induction("value", "stream"))
+    parts = {part: circuit.AB[0, :, :] for part, circuit in space.OV_tokens(1).items()}
+    assert parts["own"].abs().max() == 0
+    torch.testing.assert_close(parts["streamed"], 3.0 * torch.eye(D_VOCAB))
+    torch.testing.assert_close(parts["total"], parts["streamed"])
+    assert set(space.OV_tokens(0)) == {"own"} and set(space.QK_tokens(1)) == {"own"}

@@ -11,6 +11,7 @@ from workbench.analysis import formation
 from workbench.analysis.data import REPEATS, AnalysisData, scoring_half, selection_half
 from workbench.analysis.roles import Head, Roles, name_heads
 from workbench.config import RepeatedTokensConfig, TriggerBigramConfig
+from workbench.errors import ConfigError
 from workbench.tasks import make_task
 
 RANDOM_PLACES = make_task(RepeatedTokensConfig(d_vocab=D_VOCAB, seq_len=16, placement="non-periodic", distinct=True))
@@ -129,3 +130,12 @@ def test_longer_sequences_where_positions_allow_them():
     equal = make_task(RepeatedTokensConfig(d_vocab=D_VOCAB, seq_len=16))
     tokens = AnalysisData.draw(free, equal, sequences=4).beyond.tokens
     assert torch.equal(tokens[:, 8:], tokens[:, :-8])  # the period of training, not of the longer sequence
+
+
+def test_a_task_of_one_length_has_no_longer_sequences(monkeypatch):
+    def one_length(config):
+        raise ConfigError("task: sequences of this task have 16 tokens")
+
+    monkeypatch.setattr("workbench.analysis.data.make_task", one_length)
+    free = induction().config.replace(positional_embedding_type="none", n_ctx=16)
+    assert AnalysisData.draw(free, RANDOM_PLACES, sequences=4).beyond is None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.config import ModelConfig, RepeatedTokensConfig
+from workbench.errors import ConfigError
 from workbench.tasks import make_task
 from workbench.tasks.base import Batch, Task
 from workbench.tasks.draw import generator
@@ -96,7 +97,11 @@ def _beyond(model: ModelConfig, task: Task, seed: int, sequences: int, index: in
     changes: dict[str, Any] = {"seq_len": length}
     if isinstance(task.config, RepeatedTokensConfig):
         changes["block_len"] = task.config.period
-    return make_task(task.config.replace(**changes)).sample(sequences, generator(seed, "analyze", index))
+    try:
+        longer = make_task(task.config.replace(**changes))
+    except ConfigError:  # a task whose sequences have one length
+        return None
+    return longer.sample(sequences, generator(seed, "analyze", index))
 
 
 def _repeats(model: ModelConfig, task: Task | None) -> dict[str, RepeatedTokensConfig]:

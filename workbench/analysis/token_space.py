@@ -121,6 +121,16 @@ class TokenSpace:
             return {part: FactoredMatrix(self.own("q", layer), k.transpose(-1, -2)) for part, k in self._parts("k", layer).items()}
         return {part: FactoredMatrix(q, self.own("k", layer).transpose(-1, -2)) for part, q in self._parts("q", layer).items()}
 
+    def OV_tokens(self, layer: int) -> dict[str, FactoredMatrix]:
+        """part -> W_E W_OV W_U, [head, d_vocab, d_vocab]: what attending to a token (row) adds to each token's logit (column).
+        `.AB` is the whole matrix."""
+        return {part: FactoredMatrix(self.W_E @ OV.A, OV.B @ self.W_U) for part, OV in self.OV_parts(layer).items()}
+
+    def QK_tokens(self, layer: int) -> dict[str, FactoredMatrix]:
+        """part -> W_E W_QK W_E^T, [head, d_vocab, d_vocab]: the score of each token as a key (column) from a token as a query (row),
+        before the divisor. `.AB` is the whole matrix."""
+        return {part: FactoredMatrix(self.W_E @ QK.A, QK.B @ self.W_E.T) for part, QK in self.QK_parts(layer).items()}
+
     def _parts(self, letter: Letter, layer: int) -> dict[str, HeadMatrices]:
         own = self.own(letter, layer)
         if not self.receives(letter, layer) or not self.one_matrix:
