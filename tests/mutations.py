@@ -114,23 +114,26 @@ def _all() -> list[Mutation]:
     return [Mutation(metric, f"workbench/{file}", old, new, f"tests/analysis/{tests}.py") for metric, (file, tests), old, new in changes]
 
 
+MUTATIONS = _all()
+
+
 def main() -> int:
     """Run the mutations; gives the number of those that survive or cannot be made."""
     from workbench.analysis.sections import all_metrics
 
-    mutations = [mutation for mutation in _all() if len(sys.argv) == 1 or mutation.metric in sys.argv[1:]]
-    without = [name for name in all_metrics() if name not in {mutation.metric for mutation in _all()}]
+    mutations = [mutation for mutation in MUTATIONS if len(sys.argv) == 1 or mutation.metric in sys.argv[1:]]
+    without = [name for name in all_metrics() if name not in {mutation.metric for mutation in MUTATIONS}]
     for name in without:
         print(f"{name}: no mutation")
     with tempfile.TemporaryDirectory() as folder:
         copies: Queue[Path] = Queue()
         for number in range(WORKERS):
-            copies.put(_copy(Path(folder) / str(number)))
+            copies.put(copied(Path(folder) / str(number)))
 
         def check(mutation: Mutation) -> str:
             copy = copies.get()
             try:
-                return _noticed_by(mutation, copy)
+                return noticed_by(mutation, copy)
             finally:
                 copies.put(copy)
 
@@ -143,7 +146,7 @@ def main() -> int:
     return survived + len(without)
 
 
-def _copy(place: Path) -> Path:
+def copied(place: Path) -> Path:
     """The tracked files, and nothing of a run."""
     for name in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n"):
         if name and (ROOT / name).is_file():
@@ -152,7 +155,7 @@ def _copy(place: Path) -> Path:
     return place
 
 
-def _noticed_by(mutation: Mutation, copy: Path) -> str:
+def noticed_by(mutation: Mutation, copy: Path) -> str:
     """The first test that fails with the mutation; a sentence where none does, or where it cannot be made."""
     path = copy / mutation.file
     text = path.read_text()
