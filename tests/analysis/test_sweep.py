@@ -401,3 +401,36 @@ def test_own_and_streamed_parts_are_the_attention_part_of_a_trained_models_logit
     found = parts.heads[0].sum(-1) + sum((parts.own[layer] + parts.streamed[layer]).sum(-1) for layer in (1, 2))
     assert (found - attention).abs().max() < 1e-4
     assert attention.abs().max() > 1 and parts.streamed[2].abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n_heads": 1, "stream": "none", "normalization_type": None, "attn_bias": False},
+        {"n_heads": 1, "stream": "key", "normalization_type": "RMSPre", "positional_embedding_type": "none"},
+        {"n_layers": 1, "stream": "none", "attn_only": False, "positional_embedding_type": "sinusoidal", "d_model": 24},
+        {"n_layers": 3, "stream": "query", "stream_source": "accumulated", "positional_embedding_type": "rotary", "d_head": 4},
+        {
+            "n_layers": 3,
+            "stream": "value",
+            "stream_source": "first",
+            "stream_mix": "learned",
+            "attn_only": False,
+            "parallel_attn_mlp": True,
+        },
+        {"n_layers": 3, "stream": "value", "stream_source": "accumulated", "stream_permute_heads": "by-position", "stream_detach": True},
+        {"n_layers": 4, "stream": "value", "stream_init": (0.5, 0.0), "normalization_type": "RMS", "tie_word_embeddings": True},
+    ],
+)
+def test_every_section_measures_every_kind_of_model(fields):
+    """An untrained model of each kind, with a task and without: finite numbers, rows told apart, and no section is empty."""
+    model = HookedTransformer(CONFIG.model.replace(stream="none").replace(**fields))
+    for task in (make_task(CONFIG.task), None):
+        table = analyze(model, task, sequences=6)
+        section_of = {name: metric.section for name, metric in all_metrics().items()}
+        expected = set(SECTIONS) - ({"stream"} if model.config.stream == "none" else set())
+        assert {section_of[name] for name in table["metric"]} == expected
+        place = [name for name in ["task", "layer", "head", "metric", *OPTIONAL] if name in table and name not in ("baseline", "selection")]
+        assert not table.duplicated(place).any()
+        values = table.loc[table["value"].notna(), "value"]
+        assert np.isfinite(values).all() and len(values) > 0.9 * len(table)
