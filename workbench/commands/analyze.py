@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from workbench.analysis.sections import all_metrics, applicable, chosen
+from workbench.analysis.sections import EMERGENCE, SECTIONS, all_metrics, applicable, chosen
 from workbench.commands.terminal import paragraphs
 from workbench.errors import UsageError
 from workbench.runs import Run
@@ -19,20 +19,22 @@ from workbench.tables import Tables
 if TYPE_CHECKING:
     import pandas as pd
 
+NAMES = [*SECTIONS, EMERGENCE]
+
 
 def analyze(
     target: Annotated[Path, Parameter(help="a run, one of its checkpoints, or a folder of runs")],
     *,
     out: Annotated[Path | None, Parameter(help="where tables and report go; default: into the run")] = None,
-    only: Annotated[str | None, Parameter(help="sections or metrics, separated by commas; default: all")] = None,
+    only: Annotated[str | None, Parameter(help=f"sections ({', '.join(NAMES)}) or metrics, separated by commas; default: all")] = None,
     causal_every: Annotated[int, Parameter(help="measure the section causal, the slowest, at every n-th checkpoint")] = 1,
     device: Annotated[str, Parameter(help="cpu or cuda")] = "cpu",
     json_output: Annotated[bool, Parameter(name="--json", help="print the summary and the files as JSON")] = False,
 ) -> None:
     """Measure a run over all its checkpoints, one checkpoint, or every run of a folder.
 
-    Prints a summary, writes tidy tables (parquet and CSV) and one self-contained report.html. On a checkpoint folder,
-    tables and report go to <run>/analysis/<checkpoint>/.
+    Prints an account of the run, writes tidy tables (parquet and CSV, one for each section) and one self-contained
+    report.html. On a checkpoint folder, tables and report go to <run>/analysis/<checkpoint>/.
     """
     only_names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
     runs, steps = _targets(target)
