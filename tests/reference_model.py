@@ -151,7 +151,11 @@ def attention(s, x, layer, own_of, used_of, acts, c, heads):
     for h in range(heads):
         for t in range(n):
             for u in range(t + 1):
-                scores[h, t, u] = q[t, h] @ k[u, h] / divisor
+                key = k[u, h]
+                if c["positional_embedding_type"] == "relative":
+                    vectors = s[f"{a}.rel_pos"][h]
+                    key = key + vectors[min(t - u, len(vectors) - 1)]
+                scores[h, t, u] = q[t, h] @ key / divisor
             total = sum(math.exp(scores[h, t, u]) for u in range(t + 1))
             for u in range(t + 1):
                 pattern[h, t, u] = math.exp(scores[h, t, u]) / total

@@ -207,6 +207,18 @@ def test_runs_of_one_variant_and_seed_keep_their_tables_apart(typed, trained):
     assert [answer["tables"]["formation"] for answer in answers] == ["here/high/formation.parquet", "here/low/formation.parquet"]
 
 
+def test_construct_a_model_and_analyse_it(typed):
+    sizes = ("--d-vocab", "31", "--n-ctx", "48", "--t2", "30")
+    printed = typed("construct", "associative-memory", "--stream", "--positions", "relative", *sizes, "--out", "m")
+    assert printed == "m\n"
+    run = Run.load("m")
+    assert run.steps == [0] and run.config.model.variant == "value" and run.config.model.positional_embedding_type == "relative"
+    assert run.provenance["constructed"] == {"name": "associative-memory", "b0": "inf", "t1": "inf", "t2": 30.0, "t3": 1.0}
+    [answer] = json.loads(typed("analyze", "m", "--json", "--only", "formation,probes"))
+    assert answer["summary"]["previous_token_head"] == "L0H0" and answer["summary"]["induction_heads"] == ["L1H0"]
+    assert typed("construct", "associative-memory", "--d-vocab", "5", "--n-ctx", "8") == "runs/associative-memory\n"
+
+
 def test_report_of_two_runs(typed, trained):
     shutil.copytree(trained / "runs", "runs")
     typed("analyze", "runs")

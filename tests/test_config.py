@@ -163,6 +163,7 @@ IMPOSSIBLE = [
     (TrainConfig, {"final_lr_fraction": 1.5}, "final_lr_fraction"),
     (TrainConfig, {"grad_clip": 0.0}, "grad_clip"),
     (TrainConfig, {"checkpoint_steps": (5, 601)}, r"between 0 and steps=600, got \[601\]"),
+    (ModelConfig, {"max_distance": 0}, "max_distance must be at least 1, got 0"),
     (ModelConfig, {"n_heads": 1, "stream": "value", "stream_permute_heads": "fixed"}, "needs at least two heads"),
     (TrainConfig, {"checkpoint_dense": (7, 5, 1)}, "first <= last"),
     (TrainConfig, {"checkpoint_dense": (5, 7, 0)}, "checkpoint_dense"),

@@ -61,8 +61,10 @@ class ModelConfig(Config):
     """norm before attention, MLP and unembedding; the Pre forms have no learned scale and shift"""
     eps: float = 1e-5
     """added to the variance inside the norm"""
-    positional_embedding_type: Literal["standard", "sinusoidal", "rotary", "none"] = "standard"
-    """standard: learned; sinusoidal: fixed; rotary: queries and keys are rotated; none"""
+    positional_embedding_type: Literal["standard", "sinusoidal", "relative", "rotary", "none"] = "standard"
+    """standard: learned; sinusoidal: fixed; relative: a learned vector a distance, added to the key (Wang & Sato); rotary; none"""
+    max_distance: int | None = None
+    """relative: distances from this one on share a vector; default n_ctx - 1"""
     rotary_base: float = 10000.0
     """base of the rotary frequencies"""
     attn_scale: float = -1.0
@@ -111,6 +113,11 @@ class ModelConfig(Config):
         return 4 * self.d_model if self.d_mlp is None else self.d_mlp
 
     @property
+    def longest_distance(self) -> int:
+        """The distance in force from which relative positions share a vector: max_distance, or n_ctx - 1."""
+        return self.n_ctx - 1 if self.max_distance is None else self.max_distance
+
+    @property
     def score_divisor(self) -> float:
         """What attention scores are divided by: attn_scale, or sqrt(d_head) for -1."""
         return self.head_width**0.5 if self.attn_scale == -1.0 else self.attn_scale
@@ -128,6 +135,7 @@ class ModelConfig(Config):
         for name in ("n_layers", "n_heads", "d_model", "d_vocab", "n_ctx"):
             self.require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         self.require(self.d_head is None or self.d_head >= 1, f"d_head must be at least 1, got {self.d_head}")
+        self.require(self.max_distance is None or self.max_distance >= 1, f"max_distance must be at least 1, got {self.max_distance}")
         self.require(self.d_mlp is None or self.d_mlp >= 1, f"d_mlp must be at least 1, got {self.d_mlp}")
         self.require(
             self.d_head is not None or self.d_model % self.n_heads == 0,

@@ -76,13 +76,13 @@ def test_every_value_stream_is_split_exactly(source, mix, permuted):
     assert_exact(random_model(stream="value", stream_source=source, stream_permute_heads=permuted, n_heads=3, **mix))
 
 
-@pytest.mark.parametrize("positions", ["standard", "sinusoidal", "rotary", "none"])
+@pytest.mark.parametrize("positions", ["standard", "sinusoidal", "relative", "rotary", "none"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_every_kind_of_position_and_tied_embeddings(positions, tied):
     model = random_model(positional_embedding_type=positions, tie_word_embeddings=tied, attn_only=False)
     assert_exact(model)
     parts, _, _ = contributions(model, random_tokens(), random_tokens(seed=2))
-    assert (parts.pos_embed is None) == (positions in ("rotary", "none"))
+    assert (parts.pos_embed is None) == (positions in ("relative", "rotary", "none"))
 
 
 def test_in_single_precision():

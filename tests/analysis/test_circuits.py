@@ -372,12 +372,12 @@ def test_one_layer_has_no_pairs():
     assert {row["metric"] for row in rows} == {"copying_score", "qk_match_score"}
 
 
-@pytest.mark.parametrize("positions", ["rotary", "none", "sinusoidal"])
+@pytest.mark.parametrize("positions", ["relative", "rotary", "none", "sinusoidal"])
 def test_any_positions(positions):
     model = random_model(positional_embedding_type=positions, attn_only=False, tie_word_embeddings=True)
     rows = rows_of(model)
     assert all(np.isfinite(row["value"]) for row in rows)
-    assert (token_space(model).W_pos is None) == (positions in ("rotary", "none"))
+    assert (token_space(model).W_pos is None) == (positions in ("relative", "rotary", "none"))
 
 
 @pytest.mark.parametrize("norm", ["LN", None])

@@ -105,7 +105,15 @@ def test_the_bins_together_are_the_scores_of_the_section_formation():
             assert torch.equal(found.counts, masked.counts)
 
 
-@pytest.mark.parametrize("fields", [{}, {"positional_embedding_type": "rotary"}, {"positional_embedding_type": "none", "attn_only": False}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"positional_embedding_type": "rotary"},
+        {"positional_embedding_type": "relative"},
+        {"positional_embedding_type": "none", "attn_only": False},
+    ],
+)
 def test_rows_against_a_loop(fields):
     """Inside and beyond, in more sequences than a forward pass takes."""
     model = random_model(d_vocab=D_VOCAB, n_ctx=25, stream="value", **fields)

@@ -311,7 +311,7 @@ def test_tokens_that_never_occur_have_no_bigrams_to_recall():
 
 
 def test_no_rows_where_there_is_nothing_to_probe():
-    for positions in ("rotary", "none"):
+    for positions in ("relative", "rotary", "none"):
         names = {row["metric"] for row in rows_of(random_model(d_vocab=D_VOCAB, n_ctx=16, positional_embedding_type=positions))}
         assert "previous_token_probe" not in names and "copying_probe" in names and "bigram_probe" not in names
     assert "trigger_match_probe" not in {row["metric"] for row in rows_of(random_model(d_vocab=D_VOCAB, n_ctx=16, n_layers=1))}

@@ -68,7 +68,7 @@ def test_own_and_streamed_values_write_the_attention_output(source, mix):
 
 
 @pytest.mark.parametrize("mix", MIXES)
-@pytest.mark.parametrize(("letter", "positions"), list(itertools.product(["query", "key"], ["standard", "rotary"])))
+@pytest.mark.parametrize(("letter", "positions"), list(itertools.product(["query", "key"], ["standard", "relative", "rotary"])))
 def test_own_and_streamed_scores_are_the_scores(letter, positions, mix):
     model = random_model(stream=letter, positional_embedding_type=positions, **mix)
     _, cache = model.run_with_cache(random_tokens())

@@ -410,6 +410,7 @@ def test_own_and_streamed_parts_are_the_attention_part_of_a_trained_models_logit
         {"n_heads": 1, "stream": "key", "normalization_type": "RMSPre", "positional_embedding_type": "none"},
         {"n_layers": 1, "stream": "none", "attn_only": False, "positional_embedding_type": "sinusoidal", "d_model": 24},
         {"n_layers": 3, "stream": "query", "stream_source": "accumulated", "positional_embedding_type": "rotary", "d_head": 4},
+        {"stream": "key", "positional_embedding_type": "relative", "max_distance": 5},
         {
             "n_layers": 3,
             "stream": "value",

@@ -11,7 +11,7 @@ from workbench.config import ModelConfig
 from workbench.errors import CheckpointError, ConfigError, UsageError
 from workbench.model import HookedTransformer
 
-POSITIONS = ("standard", "sinusoidal", "rotary", "none")
+POSITIONS = ("standard", "sinusoidal", "relative", "rotary", "none")
 
 
 def assert_equals_reference(model: HookedTransformer, tokens: torch.Tensor) -> None:
@@ -73,7 +73,7 @@ def test_sequences_beyond_n_ctx():
     long = random_tokens(pos=11)
     with pytest.raises(UsageError, match="11 positions is longer than the learned position table \\(n_ctx=5\\)"):
         random_model()(long)
-    for positions in ("sinusoidal", "rotary", "none"):
+    for positions in ("sinusoidal", "relative", "rotary", "none"):
         assert_equals_reference(random_model(positional_embedding_type=positions), long)
 
 
@@ -218,3 +218,24 @@ def test_mixed_precision_stays_near():
         logits, loss = model(tokens, "both")
     assert loss.dtype == torch.float32
     assert (logits.float() - model(tokens)).abs().max() < 0.1 * model(tokens).abs().max()
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3, 9])
+def test_relative_positions_are_clipped_at_the_longest_distance(longest):
+    model = random_model(positional_embedding_type="relative", max_distance=longest)
+    assert model.blocks[0].attn.rel_pos.shape == (2, longest + 1, 4)
+    assert_equals_reference(model, random_tokens())
+    # Distances from the longest on share a vector: far tokens that are equal get equal scores.
+    _, cache = model.run_with_cache(torch.zeros(1, 5, dtype=torch.long))
+    scores = cache["attn_scores", 0][0, :, 4]
+    assert torch.allclose(scores[:, : max(1, 5 - longest)], scores[:, :1])
+
+
+def test_relative_positions_depend_on_distance_alone_and_have_no_end():
+    model = random_model(positional_embedding_type="relative", n_layers=1, n_ctx=5)
+    tokens = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1]])
+    _, cache = model.run_with_cache(tokens)
+    scores = cache["attn_scores", 0][0]
+    for t in range(1, 9):
+        for s in range(1, t + 1):
+            torch.testing.assert_close(scores[:, t, s], scores[:, t - 1, s - 1])

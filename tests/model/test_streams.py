@@ -28,7 +28,7 @@ def shifted(value):
 
 
 @pytest.mark.parametrize(("stream", "source"), ALL)
-@pytest.mark.parametrize("positions", ["standard", "rotary"])
+@pytest.mark.parametrize("positions", ["standard", "relative", "rotary"])
 def test_every_stream_equals_the_loops(stream, source, positions):
     model = random_model(stream=stream, stream_source=source, positional_embedding_type=positions, n_layers=3, attn_only=False)
     assert_equals_reference(model, random_tokens())

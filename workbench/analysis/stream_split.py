@@ -122,15 +122,23 @@ def split_scores(
     model: HookedTransformer, layer: int, own: HeadVectors, streamed: HeadVectors, other: HeadVectors
 ) -> tuple[Scores, Scores]:
     """The scores of own and of streamed queries (`other` the keys), or of own and of streamed keys (`other` the queries),
-    before the mask. They sum to `hook_attn_scores` where a position may attend."""
-    config = model.config
-    parts = [model.blocks[layer].attn.mix[0] * own, streamed, other]
+    before the mask. They sum to `hook_attn_scores` where a position may attend. Relative positions are added to the key after
+    the stream: what a query scores on them is its own, and with a key stream they count as the own part."""
+    config, attn = model.config, model.blocks[layer].attn
+    parts = [attn.mix[0] * own, streamed, other]
+    relative: list[Tensor | float] = [0.0, 0.0]
+    if config.positional_embedding_type == "relative":
+        relative = (
+            [attn.relative_scores(parts[0]), attn.relative_scores(streamed)]
+            if config.stream == "query"
+            else [attn.relative_scores(other), 0.0]
+        )
     if config.positional_embedding_type == "rotary":
         parts = [rotate(part, config.rotary_base) for part in parts]
     own, streamed, other = (part.transpose(1, 2) / config.score_divisor**0.5 for part in parts)
     if config.stream == "query":
-        return own @ other.transpose(2, 3), streamed @ other.transpose(2, 3)
-    return other @ own.transpose(2, 3), other @ streamed.transpose(2, 3)
+        return own @ other.transpose(2, 3) + relative[0], streamed @ other.transpose(2, 3) + relative[1]
+    return other @ own.transpose(2, 3) + relative[0], other @ streamed.transpose(2, 3) + relative[1]
 
 
 def split_rows(model: HookedTransformer, batch: Batch, layers: list[int]) -> Iterator[Row]:

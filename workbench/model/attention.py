@@ -22,6 +22,8 @@ from workbench.variant import PLAIN_ADDITION
 
 STREAM_LETTER: dict[str, Literal["q", "k", "v"]] = {"query": "q", "key": "k", "value": "v"}
 
+Scores = Float[Tensor, "batch head dst src"]
+
 # One copy of the residual stream for each head, where TransformerLens's tools ask for split inputs.
 SplitResid = Float[Tensor, "batch pos head d_model"]
 
@@ -50,6 +52,8 @@ class Attention(nn.Module):
         for letter in "QKV":
             self.register_parameter(f"b_{letter}", nn.Parameter(torch.zeros(n_heads, d_head), requires_grad=config.attn_bias))
         self.b_O = nn.Parameter(torch.zeros(d_model), requires_grad=config.attn_bias)
+        if config.positional_embedding_type == "relative":
+            self.rel_pos = nn.Parameter(torch.empty(n_heads, config.longest_distance + 1, d_head))
         self.dropout = nn.Dropout(config.dropout)
 
         self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()
@@ -139,16 +143,26 @@ class Attention(nn.Module):
             q = self.hook_rot_q(rotate(q, self.config.rotary_base))
             k = self.hook_rot_k(rotate(k, self.config.rotary_base))
         n_batch, n_pos, n_heads, d_head = q.shape
-        future = torch.full((n_pos, n_pos), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
+        added = torch.full((n_pos, n_pos), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
+        if self.config.positional_embedding_type == "relative":
+            added = (added + self.relative_scores(q)).flatten(0, 1)
         # One call adds the mask, multiplies and scales: masking afterwards costs two more copies of all scores.
         scores = torch.baddbmm(
-            future,
+            added,
             q.transpose(1, 2).reshape(-1, n_pos, d_head),
             k.transpose(1, 2).reshape(-1, n_pos, d_head).transpose(1, 2),
             alpha=1 / self.config.score_divisor,
         )
         scores = self.hook_attn_scores(scores.view(n_batch, n_heads, n_pos, n_pos))
         return self.hook_pattern(scores.softmax(dim=-1))
+
+    def relative_scores(self, q: HeadVectors) -> Scores:
+        """What relative positions add to the scores: the query's product with the vector of each distance t - s
+        (the last vector, for distances beyond), over the divisor. Above the diagonal the values mean nothing."""
+        by_distance = torch.einsum("bthd,hrd->bhtr", q, self.rel_pos) / self.config.score_divisor
+        position = torch.arange(q.shape[1], device=q.device)
+        distance = (position[:, None] - position).clamp(0, self.config.longest_distance)
+        return by_distance.gather(3, distance.expand(*by_distance.shape[:2], -1, -1))
 
     def _output(self, z: HeadVectors) -> Resid:
         if self.cfg.use_attn_result:

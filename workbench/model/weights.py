@@ -19,7 +19,8 @@ EMBEDDINGS = ("embed.W_E", "pos_embed.W_pos", "unembed.W_U")
 
 @torch.no_grad()
 def initialise(model: nn.Module, config: ModelConfig) -> None:
-    """Draw every weight matrix from N(0, initializer_range²), embeddings from N(0, embed_std²); biases stay zero.
+    """Draw every weight matrix from N(0, initializer_range²), and the vectors of relative positions; embeddings from
+    N(0, embed_std²); biases stay zero.
 
     Parameters are drawn in a fixed order from one CPU generator, so that variants of one seed start from equal
     weights: the stream adds no parameter. Then identity weights are set, and what is frozen stops training.
@@ -27,7 +28,7 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
     generator = torch.Generator().manual_seed(config.seed)
     std = 0.8 / config.d_model**0.5 if config.initializer_range == -1.0 else config.initializer_range
     for name, parameter in model.named_parameters():
-        if name.rsplit(".", 1)[-1].startswith("W_"):
+        if name.rsplit(".", 1)[-1].startswith(("W_", "rel_pos")):
             scale = config.embed_std if name in EMBEDDINGS and config.embed_std is not None else std
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     for name, parameter in _matching(model, "identity", config.identity):
