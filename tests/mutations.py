@@ -38,6 +38,7 @@ class Mutation:
 def _all() -> list[Mutation]:
     heads, icl = ("analysis/heads.py", "test_heads"), ("analysis/icl.py", "test_icl")
     circuits, probes = ("analysis/circuits.py", "test_circuits"), ("analysis/probes.py", "test_probes")
+    attended = ("analysis/attention_probes.py", "test_probes")
     split, stream = ("analysis/stream_split.py", "test_stream"), ("analysis/stream.py", "test_stream")
     causal, patching = ("analysis/causal.py", "test_causal"), ("analysis/patching.py", "test_patching")
     attribution, lens = ("analysis/attribution.py", "test_attribution"), ("analysis/logit_lens.py", "test_logit_lens")
@@ -63,9 +64,9 @@ def _all() -> list[Mutation]:
         ("trigger_match_probe", probes, 'space.used("q", layer), space.used("v", layer - 1)', 'space.own("q", layer), space.used("v", layer - 1)'),
         ("copying_probe", probes, "offset=start", "offset=0"),
         ("bigram_probe", probes, "torch.special.xlogy(bigram, bigram).sum(dim=-1) - ", "0.0 - "),
-        ("argmax_previous_token", probes, "largest = chosen == chosen.amax(dim=-1, keepdim=True)", "largest = chosen > 0"),
-        ("argmax_prefix_match", probes, "places = counted(induction_places(tokens), rows)", "places = counted(induction_places(tokens), ~rows)"),
-        ("attended_is_predicted", probes, "predicted[:, :, None]).tril()", "predicted[:, :, None]).tril(-1)"),
+        ("argmax_previous_token", attended, "largest = chosen == chosen.amax(dim=-1, keepdim=True)", "largest = chosen > 0"),
+        ("argmax_prefix_match", attended, "places = counted(induction_places(tokens), rows)", "places = counted(induction_places(tokens), ~rows)"),
+        ("attended_is_predicted", attended, "predicted[:, :, None]).tril()", "predicted[:, :, None]).tril(-1)"),
         ("streamed_input_share", split, "own.pow(2).sum(dim=(1, 3)) + arrived", "own.pow(2).sum(dim=(1, 3))"),
         ("streamed_output_share", split, "Ratio((streamed * whole).sum", "Ratio((own * whole).sum"),
         ("score_contrast", split, "weights = (weight(places) - weight(others))", "weights = (weight(places) + weight(others))"),

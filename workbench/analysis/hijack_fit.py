@@ -101,10 +101,10 @@ def fit_strengths(counts: Counts, log_odds: Float[np.ndarray, " prompt"], margin
         return float(((columns @ strengths - margins) ** 2).sum()), strengths
 
     candidates = np.linspace(0.0, LARGEST_T1, GRID)
-    step = candidates[1]
-    for _ in range(REFINEMENTS + 1):
-        best = min(candidates, key=lambda t1: solved(t1)[0])
+    best, step = min(candidates, key=lambda t1: solved(t1)[0]), candidates[1]
+    for _ in range(REFINEMENTS):
         candidates, step = np.clip(np.linspace(best - step, best + step, 17), 0.0, LARGEST_T1), step / 8
+        best = min(candidates, key=lambda t1: solved(t1)[0])
     t2, t3 = solved(best)[1]
     return Fit(float(best), float(t2), float(t3))
 

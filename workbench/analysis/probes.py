@@ -1,34 +1,29 @@
-"""The section `probes`: do the weights hold the associations of an induction head, and does attention go where they say?
-(Bietti et al. 2023, section 4; papers.md section 4.)
+"""The section `probes`: do the weights hold the associations of an induction head, and does attention go where they say
+(attention_probes.py)? Bietti et al. 2023, section 4; papers.md section 4.
 
 Memory-recall probes read weights only: each asks, for every token or position, whether what a matrix scores highest is what
-the circuit needs; the tokens or positions are the units of the mean and of its interval. Activation probes ask where the
-largest attention falls on sequences. A largest score that is not the only one is right only where all that share it are: a
-head of zeros recalls nothing. Norms enter as token_space.py says.
+the circuit needs; the tokens or positions are the units of the mean and of its interval. A largest score that is not the only
+one is wrong: a head of zeros recalls nothing. Norms enter as token_space.py says.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import FactoredMatrix
 
+from workbench.analysis.attention_probes import attention_rows
 from workbench.analysis.data import AnalysisData
 from workbench.analysis.estimates import PerSequence
-from workbench.analysis.heads import Places, counted, induction_places, previous_at_answers
-from workbench.analysis.interventions import CHUNK
 from workbench.analysis.metrics import metric
 from workbench.analysis.roles import Roles
-from workbench.analysis.rows import SAMPLE, Row, numbers
+from workbench.analysis.rows import SAMPLE, Row, each_row, numbers
 from workbench.analysis.token_space import TokenSpace, token_space
-from workbench.axes import Mask, Pattern, Tokens
 from workbench.model import HookedTransformer
-from workbench.tasks.base import Batch, Task
+from workbench.tasks.base import Task
 from workbench.tasks.trigger_bigram import TriggerBigram
 
 BIETTI = "Bietti et al. 2023 (2306.00802), section 4"
@@ -129,72 +124,6 @@ def bigram_probe(logits: Float[Tensor, "token d_vocab"], bigram: Float[Tensor, "
     return PerSequence(divergence, torch.ones_like(divergence))
 
 
-@metric(
-    "probes",
-    "head",
-    formula="mean of [argmax over r <= s of A[s, r] = s - 1] over the s with z[s - 1] = z[t] for a later t whose answer is asked for",
-    range="0 to 1",
-    source=BIETTI,
-)
-def argmax_previous_token(pattern: Pattern, tokens: Tokens, rows: Mask) -> PerSequence:
-    """How often the largest attention is on the position before, from the positions that an induction head has to read: those
-    right after earlier occurrences of a token whose answer is asked for later (`rows` [batch, pos] says where).
-
-    `baseline` is what a position drawn evenly from 0 .. s gives. One value for each [batch, head].
-
-    >>> pattern = torch.tensor([[[[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 1.0]]]])
-    >>> asked = torch.tensor([[False, False, True]])
-    >>> argmax_previous_token(pattern, torch.tensor([[5, 7, 5]]), asked).estimate().value
-    tensor([1.])
-    """
-    places = previous_at_answers(tokens, rows)
-    return _largest_on(pattern, places, places.any(dim=-1))
-
-
-@metric(
-    "probes",
-    "head",
-    formula="mean over answered t of [z[s - 1] = z[t]], s = argmax over s <= t of A[t, s]",
-    range="0 to 1",
-    source=BIETTI,
-)
-def argmax_prefix_match(pattern: Pattern, tokens: Tokens, rows: Mask) -> PerSequence:
-    """How often the largest attention is right after an earlier occurrence of the current token, over the positions whose
-    answer the context has shown (`rows` [batch, pos]).
-
-    `baseline` is what a position drawn evenly from 0 .. t gives. One value for each [batch, head].
-
-    >>> pattern = torch.tensor([[[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.3, 0.4, 0.3]]]])
-    >>> asked = torch.tensor([[False, False, True]])
-    >>> argmax_prefix_match(pattern, torch.tensor([[5, 7, 5]]), asked).estimate().value
-    tensor([1.])
-    """
-    places = counted(induction_places(tokens), rows)
-    return _largest_on(pattern, places, places.any(dim=-1))
-
-
-@metric(
-    "probes",
-    "head",
-    formula="mean over answered t of [z[s] = argmax p(. | z[0..t])], s = argmax over s <= t of A[t, s]",
-    range="0 to 1",
-    source=BIETTI,
-)
-def attended_is_predicted(pattern: Pattern, tokens: Tokens, predicted: Tokens, rows: Mask) -> PerSequence:
-    """How often the token at the largest attention is the model's first choice for the next token, over the positions whose
-    answer the context has shown (`rows` [batch, pos]).
-
-    `predicted` [batch, pos] is that first choice, right or wrong. `baseline` is what a position drawn evenly from 0 .. t gives.
-    One value for each [batch, head].
-
-    >>> pattern = torch.tensor([[[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.3, 0.4, 0.3]]]])
-    >>> asked, predicted = torch.tensor([[False, False, True]]), torch.tensor([[7, 5, 7]])
-    >>> attended_is_predicted(pattern, torch.tensor([[5, 7, 5]]), predicted, asked).estimate().value
-    tensor([1.])
-    """
-    return _largest_on(pattern, _predicted_places(tokens, predicted, rows), rows)
-
-
 def measure(model: HookedTransformer, data: AnalysisData, roles: Roles | None = None) -> Iterator[Row]:
     """Rows of every probe of the model's own task: those of the weights, then those of attention on the scoring half of its
     sequences. `baseline` is chance. A probe that the model or the task has no place for gives no rows."""
@@ -202,7 +131,7 @@ def measure(model: HookedTransformer, data: AnalysisData, roles: Roles | None = 
     with torch.no_grad():
         space = token_space(model)
         weights = [*_positions(space, task), *_matches(space, task), *_copies(space), *_bigrams(space, task)]
-    for row in (*weights, *_attended(model, data.scoring)):
+    for row in (*weights, *attention_rows(model, data.scoring)):
         yield {"task": data.own, **row}
 
 
@@ -213,10 +142,10 @@ def _positions(space: TokenSpace, task: Task) -> Iterator[Row]:
     if len(W_pos) < 2:
         return
     place = {"metric": "previous_token_probe", "layer": 0}
-    for row in _rows(previous_token_probe(W_pos, space.QK(0)), "head"):
+    for row in each_row(previous_token_probe(W_pos, space.QK(0)), "head"):
         yield {**place, **row, "baseline": 1 / (len(W_pos) - 1)}
     even = sum(1 / (t + 1) for t in range(1, len(W_pos))) / (len(W_pos) - 1)
-    for row in _rows(previous_token_probe(W_pos, space.QK(0), causal=True), "head"):
+    for row in each_row(previous_token_probe(W_pos, space.QK(0), causal=True), "head"):
         yield {**place, "part": "causal", **row, "baseline": even}
 
 
@@ -230,9 +159,9 @@ def _matches(space: TokenSpace, task: Task) -> Iterator[Row]:
         QK = FactoredMatrix(query, space.own("k", layer).transpose(-1, -2))
         OV = FactoredMatrix(value, space.W_O(layer - 1))
         place = {"metric": "trigger_match_probe", "layer": layer, "source_layer": layer - 1, "baseline": 1 / len(W_E)}
-        for row in _rows(trigger_match_probe(W_E, QK, OV), "source_head", "head"):
+        for row in each_row(trigger_match_probe(W_E, QK, OV), "source_head", "head"):
             yield {**place, **row}
-        for row in _rows(trigger_match_probe(W_E, QK, _together(OV)), "", "head"):
+        for row in each_row(trigger_match_probe(W_E, QK, _together(OV)), "", "head"):
             yield {**place, **row}
 
 
@@ -240,9 +169,9 @@ def _copies(space: TokenSpace) -> Iterator[Row]:
     for layer in range(space.model.config.n_layers):
         for part, OV in space.OV_parts(layer).items():
             place = {"metric": "copying_probe", "layer": layer, "part": part, "baseline": 1 / len(space.W_E)}
-            for row in _rows(copying_probe(space.W_E, OV, space.W_U), "head"):
+            for row in each_row(copying_probe(space.W_E, OV, space.W_U), "head"):
                 yield {**place, **row}
-            for row in _rows(copying_probe(space.W_E, _together(OV), space.W_U), ""):
+            for row in each_row(copying_probe(space.W_E, _together(OV), space.W_U), ""):
                 yield {**place, **row}
 
 
@@ -284,65 +213,6 @@ def _normed(
     return part / (whole.pow(2).mean(dim=-1, keepdim=True) + space.model.config.eps).sqrt()
 
 
-@torch.inference_mode()
-def _attended(model: HookedTransformer, batch: Batch) -> list[Row]:
-    """Rows of the activation probes, of every head. Patterns are held for some sequences at a time."""
-    found: dict[tuple[str, int], list[PerSequence]] = {}
-    baselines: dict[str, list[PerSequence]] = {}
-    for start in range(0, len(batch), CHUNK):
-        rows = batch[start : start + CHUNK].to(model.W_E.device)
-        patterns: dict[int, Tensor] = {}
-
-        def keep(pattern: Tensor, hook: Any, patterns: dict[int, Tensor] = patterns) -> None:
-            patterns[hook.layer()] = pattern
-
-        logits = model.run_with_hooks(rows.tokens, fwd_hooks=[(lambda name: name.endswith("hook_pattern"), keep)])
-        tokens, asked, predicted = rows.tokens, rows.answered, logits.argmax(dim=-1)
-        for layer, pattern in patterns.items():
-            samples = {
-                "argmax_previous_token": argmax_previous_token(pattern, tokens, asked),
-                "argmax_prefix_match": argmax_prefix_match(pattern, tokens, asked),
-                "attended_is_predicted": attended_is_predicted(pattern, tokens, predicted, asked),
-            }
-            for name, sample in samples.items():
-                found.setdefault((name, layer), []).append(PerSequence(sample.sums.cpu(), sample.counts.cpu()))
-        before, after = previous_at_answers(tokens, asked), counted(induction_places(tokens), asked)
-        chances = {
-            "argmax_previous_token": _even_choice(before, before.any(dim=-1)),
-            "argmax_prefix_match": _even_choice(after, after.any(dim=-1)),
-            "attended_is_predicted": _even_choice(_predicted_places(tokens, predicted, asked), asked),
-        }
-        for name, sample in chances.items():
-            baselines.setdefault(name, []).append(sample)
-    chance = {name: PerSequence.cat(parts).estimate().value.item() for name, parts in baselines.items()}
-    return [
-        {"metric": name, "layer": layer, **row, "baseline": chance[name]}
-        for (name, layer), parts in found.items()
-        for row in _rows(PerSequence.cat(parts), "head")
-    ]
-
-
-def _even_choice(places: Places, rows: Mask) -> PerSequence:
-    """How often a position drawn evenly from 0 .. t is one of the places, over the rows that count."""
-    share = places.sum(dim=-1) / torch.arange(1, places.shape[-1] + 1, device=places.device)
-    return PerSequence((share * rows).sum(dim=-1).cpu(), rows.sum(dim=-1).float().cpu())
-
-
-def _predicted_places(tokens: Tokens, predicted: Tokens, rows: Mask) -> Places:
-    """From position t: every position up to t that holds what the model predicts at t."""
-    return counted((tokens[:, None, :] == predicted[:, :, None]).tril(), rows)
-
-
-def _largest_on(pattern: Pattern, places: Places, rows: Mask) -> PerSequence:
-    """Whether the largest attention, from the rows that count, is on the named places: [batch, head]."""
-    sequence, position = rows.nonzero(as_tuple=True)
-    chosen: Float[Tensor, "row head src"] = pattern[sequence, :, position]
-    largest = chosen == chosen.amax(dim=-1, keepdim=True)
-    right = ~(largest & ~places[sequence, position][:, None]).any(dim=-1)
-    sums = pattern.new_zeros(pattern.shape[:2]).index_add_(0, sequence, right.to(pattern.dtype))
-    return PerSequence(sums, rows.sum(dim=-1).to(pattern.dtype))
-
-
 def _recalled(left: Float[Tensor, "*#what unit r"], right: Float[Tensor, "*#what r choice"], ahead: int | None = None) -> PerSequence:
     """Whether the largest of unit i's scores (left right)[i] is that of choice i, and no other: [unit, *what]. With `ahead`,
     unit i has the choices up to i + ahead only."""
@@ -363,14 +233,6 @@ def _recalled(left: Float[Tensor, "*#what unit r"], right: Float[Tensor, "*#what
 def _together(circuit: FactoredMatrix) -> FactoredMatrix:
     """The sum of all heads' circuits, [1, d_model, d_model]."""
     return FactoredMatrix(circuit.A.movedim(0, 1).flatten(1)[None], circuit.B.flatten(0, 1)[None])
-
-
-def _rows(sample: PerSequence, *columns: str) -> Iterator[Row]:
-    """A row for each thing that a sample averages, with its index in the columns; a column "" stays unnamed."""
-    estimate = sample.estimate()
-    for index in itertools.product(*(range(size) for size in estimate.value.shape)):
-        place = {column: at for column, at in zip(columns, index, strict=True) if column}
-        yield {**place, **numbers(estimate, *index), SAMPLE: sample.part(*index)}
 
 
 def _fixed_triggers(task: Task) -> Int[Tensor, " k"] | None:

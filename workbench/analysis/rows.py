@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
 
-from workbench.analysis.estimates import Estimate
+from workbench.analysis.estimates import Estimate, PerSequence
 
 Row = dict[str, Any]
 
@@ -41,6 +42,14 @@ def numbers(estimate: Estimate, *index: int) -> Row:
     """Value, interval and n of one entry of an estimate."""
     value, low, high = (part[index].item() for part in (estimate.value, estimate.ci_low, estimate.ci_high))
     return {"value": value, "ci_low": low, "ci_high": high, "n": estimate.n}
+
+
+def each_row(sample: PerSequence, *columns: str) -> Iterator[Row]:
+    """A row for each thing that a sample averages, with its index in the columns; a column "" stays unnamed."""
+    estimate = sample.estimate()
+    for index in itertools.product(*(range(size) for size in estimate.value.shape)):
+        place = {column: at for column, at in zip(columns, index, strict=True) if column}
+        yield {**place, **numbers(estimate, *index), SAMPLE: sample.part(*index)}
 
 
 def tabulate(rows: Iterable[Row], **names: Any) -> pd.DataFrame:

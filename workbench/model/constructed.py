@@ -136,7 +136,7 @@ def _store(model: HookedTransformer, at: Vectors, log_bigram: Tensor, strengths:
     first, second = (block.attn for block in model.blocks)
     identity = torch.eye(model.config.d_model, dtype=torch.float64)
     model.embed.W_E.copy_(at.tokens)
-    model.unembed.W_U.copy_(at.outputs.T)
+    model.W_U.copy_(at.outputs.T)
     if model.config.positional_embedding_type == "standard":
         model.pos_embed.W_pos.copy_(at.positions)
         first.W_Q[0] = identity
