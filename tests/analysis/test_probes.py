@@ -11,7 +11,7 @@ import torch
 from tests.hand_built import D_VOCAB, N_CTX, OUTPUT, TOKEN, bag_of_tokens, blank, induction, positional
 from tests.reference_analysis import mean_and_error
 from tests.reference_model import activation, norm, random_model
-from workbench.analysis import probes
+from workbench.analysis import attention_probes, probes
 from workbench.analysis.data import AnalysisData
 from workbench.config import RepeatedTokensConfig, TriggerBigramConfig
 from workbench.tasks import make_task
@@ -218,7 +218,7 @@ def test_activation_probes_against_a_loop(name):
         arguments = [torch.from_numpy(tokens), torch.from_numpy(asked)]
         if name == "attended_is_predicted":
             arguments.insert(1, torch.from_numpy(predicted))
-        sample = getattr(probes, name)(pattern, *arguments)
+        sample = getattr(attention_probes, name)(pattern, *arguments)
         for b, h in itertools.product(range(5), range(2)):
             right, count = largest_on(name, pattern[b, h].tolist(), tokens[b], asked[b], predicted[b])
             assert (sample.sums[b, h], sample.counts[b]) == (right, count)
@@ -226,7 +226,7 @@ def test_activation_probes_against_a_loop(name):
 
 @pytest.mark.parametrize("task", [EQUAL, JITTERED, make_task(BIGRAMS)])
 def test_activation_rows_are_those_of_the_scoring_half(task, monkeypatch):
-    monkeypatch.setattr(probes, "CHUNK", 7)
+    monkeypatch.setattr(attention_probes, "CHUNK", 7)
     model = random_model(d_vocab=D_VOCAB, n_ctx=17)
     data = AnalysisData.draw(model.config, task, sequences=46)
     batch = data.scoring
