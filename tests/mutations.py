@@ -43,6 +43,7 @@ def _all() -> list[Mutation]:
     causal, patching = ("analysis/causal.py", "test_causal"), ("analysis/patching.py", "test_patching")
     attribution, lens = ("analysis/attribution.py", "test_attribution"), ("analysis/logit_lens.py", "test_logit_lens")
     length, emergence = ("analysis/length.py", "test_length"), ("analysis/emergence.py", "test_emergence")
+    hijack = ("analysis/hijack_measure.py", "test_hijack_measure")
     changes: list[tuple[str, tuple[str, str], str, str]] = [
         ("previous_token_score", heads, ".roll(1, dims=0).tril(-1)", ".roll(2, dims=0).tril(-1)"),
         ("previous_token_at_answers", heads, "read = counted(induction_places(tokens), asked).any(dim=1)", "read = asked"),
@@ -93,6 +94,14 @@ def _all() -> list[Mutation]:
         ("accuracy_by_position", length, "over(evaluation.correct[:, positions], batch.answered[:, positions])", "over(evaluation.correct[:, positions], ~batch.answered[:, positions])"),
         ("previous_token_by_position", length, "heads.previous_at_answers(tokens, asked)", "heads.previous_places(tokens)"),
         ("prefix_matching_by_position", length, "heads.counted(heads.induction_places(tokens), asked)", "heads.induction_places(tokens)"),
+        ("hijack_margin", hijack, "margins.append((logits.gather(1, context) - logits.gather(1, prior))", "margins.append((logits.gather(1, prior) - logits.gather(1, context))"),
+        ("hijack_rate", hijack, "(margins < 0).to(margins.dtype)", "(margins > 0).to(margins.dtype)"),
+        ("hijack_strength", ("analysis/hijack_fit.py", "test_hijack_fit"), "followed * high + elsewhere", "followed * high - elsewhere"),
+        ("hijack_r2", ("analysis/hijack_fit.py", "test_hijack_fit"), "float(1 - ((predicted - margins) ** 2).sum()", "float(((predicted - margins) ** 2).sum()"),
+        ("hijack_sign_agreement", hijack, "columns[fitted], margins[fitted], rcond", "-columns[fitted], margins[fitted], rcond"),
+        ("hijack prompts", ("tasks/hijack.py", "../tasks/test_hijack"), "others[np.arange(n), trigger] = 0.0", "others[np.arange(n), trigger] = 1.0"),
+        ("associative memory", ("model/constructed.py", "../model/test_constructed"), "t1 * at.noted[triggers].T @ at.tokens[triggers]", "t1 * at.noted.T @ at.tokens"),
+        ("relative positions", ("model/attention.py", "../model/test_attention"), ".clamp(0, self.config.longest_distance)", ".clamp(0, self.config.longest_distance - 1)"),
         ("emergence_step", ("analysis/logistic.py", "test_logistic"), "m = np.clip", "m = 1 + np.clip"),
         ("emergence_step", emergence, "    return fit.midpoint\n", "    return fit.low\n"),
         ("emergence_width", emergence, "    return fit.width\n", "    return fit.width / 2\n"),

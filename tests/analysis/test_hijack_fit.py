@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from workbench.analysis import hijack
-from workbench.analysis.hijack_fit import Counts, Fit, fit_strengths, r_squared, sign_agreement
+from workbench.analysis.hijack_fit import Counts, Fit, fit_strengths, r_squared, resampled_strengths, sign_agreement
 from workbench.model.constructed import Strengths, associative_memory
 from workbench.tasks.hijack import grid, hijack_prompts
 
@@ -60,3 +60,24 @@ def test_wrong_calls_and_measures():
         fit_strengths(COUNTS, 0 * ODDS, ODDS)
     assert r_squared(np.array([2.0, 2.0]), np.array([1.0, 3.0])) == 0
     assert Fit(9.0, 1.0, 1.0).saturated and not Fit(3.9, 1.0, 1.0).saturated
+
+
+def test_replicates_are_fits_of_resampled_prompts():
+    rng = np.random.default_rng(5)
+    margins = 6 * COUNTS.gap(1.7) - 0.8 * ODDS + rng.normal(0, 0.3, len(ODDS))
+    found = resampled_strengths(COUNTS, ODDS, margins, replicates=7)
+    drawn = np.random.default_rng(0).multinomial(len(ODDS), np.full(len(ODDS), 1 / len(ODDS)), size=7)
+    for replicate, times in enumerate(drawn):
+        rows = np.repeat(np.arange(len(ODDS)), times)
+        fit = fit_strengths(COUNTS[rows], ODDS[rows], margins[rows])
+        assert found[replicate] == pytest.approx([fit.t1, fit.t2, fit.t3], abs=0.03)
+
+
+def test_their_interval_covers_the_truth():
+    covered = 0
+    for seed in range(30):
+        noise = np.random.default_rng(seed).normal(0, 0.5, len(ODDS))
+        found = resampled_strengths(COUNTS, ODDS, 6 * COUNTS.gap(1.7) - 0.8 * ODDS + noise)
+        low, high = np.percentile(found, [2.5, 97.5], axis=0)
+        covered += ((low <= [1.7, 6.0, 0.8]) & (high >= [1.7, 6.0, 0.8])).sum()
+    assert 76 <= covered <= 90

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.config import ModelConfig, RepeatedTokensConfig
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, UsageError
 from workbench.tasks import make_task
 from workbench.tasks.base import Batch, Task
 from workbench.tasks.draw import generator
+from workbench.tasks.hijack import Prompts, grid, hijack_prompts
 from workbench.tasks.repeated_tokens import RepeatedTokens
+from workbench.tasks.trigger_bigram import TriggerBigram
 
 if TYPE_CHECKING:
     from workbench.runs import Run
@@ -24,6 +27,8 @@ REPEATS: dict[str, Literal["equal", "jittered", "non-periodic"]] = {
 """name in tables -> placement of the repeats. Equal repeats alone cannot tell an induction head from a head that attends
 at one distance; on the other two it can be told."""
 SHORTEST_CONTROL = 12
+PROMPTS_EACH = 2
+"""Hijack prompts of each design."""
 LONGEST_REPEATS = 256
 """Positions of the repeated-token sequences for a model without a task, at most."""
 
@@ -35,6 +40,8 @@ class AnalysisData:
 
     tasks: dict[str, Task]
     batches: dict[str, Batch]
+    seed: int = 0
+    """the seed that everything was drawn with"""
     beyond: Batch | None = None
     """sequences of the own task up to twice as long as in training, as far as the model's positions go; None where they do not"""
 
@@ -57,6 +64,25 @@ class AnalysisData:
         batch = self.batches[self.own]
         return batch[scoring_half(len(batch))]
 
+    @cached_property
+    def hijack_prompts(self) -> Prompts | None:
+        """Prompts whose context disagrees with the bigrams, drawn once: a grid over the task's fixed (or most frequent) triggers,
+        as far as its sequences are long enough. None for a task without bigrams."""
+        task = self.tasks[self.own]
+        if not isinstance(task, TriggerBigram):
+            return None
+        bigram, length = task.language.bigram, task.config.seq_len
+        try:
+            designs = grid(bigram, task.fixed_triggers.tolist())
+        except UsageError:  # a language whose triggers have too few followers
+            return None
+        fitting = [design for design in designs if design.length <= length]
+        return (
+            hijack_prompts(fitting * PROMPTS_EACH, bigram, length, generator(self.seed, "analyze", len(self.tasks) + 1))
+            if fitting
+            else None
+        )
+
     @classmethod
     def draw(cls, model: ModelConfig, task: Task | None, seed: int = 0, sequences: int = SEQUENCES) -> AnalysisData:
         """Draw the sequences. Repeated tokens are uniform over the model's vocabulary, with a period of half the
@@ -68,7 +94,7 @@ class AnalysisData:
             name: tasks[name].sample(sequences if name == own else max(2, sequences // 4), generator(seed, "analyze", index))
             for index, name in enumerate(tasks)
         }
-        return cls(tasks, batches, _beyond(model, tasks[own], seed, max(2, sequences // 2), len(tasks)))
+        return cls(tasks, batches, seed, _beyond(model, tasks[own], seed, max(2, sequences // 2), len(tasks)))
 
     @classmethod
     def of_run(cls, run: Run, sequences: int = SEQUENCES) -> AnalysisData:

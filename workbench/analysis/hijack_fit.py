@@ -22,6 +22,7 @@ SATURATED = 4.0
 """fitted t1 from which it is said to be a lower bound"""
 GRID = 65
 REFINEMENTS = 4
+REPLICATES = 200
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,31 @@ def fit_strengths(counts: Counts, log_odds: Float[np.ndarray, " prompt"], margin
         best = min(candidates, key=lambda t1: solved(t1)[0])
     t2, t3 = solved(best)[1]
     return Fit(float(best), float(t2), float(t3))
+
+
+def resampled_strengths(
+    counts: Counts, log_odds: Float[np.ndarray, " prompt"], margins: Float[np.ndarray, " prompt"], replicates: int = REPLICATES
+) -> Float[np.ndarray, "replicate 3"]:
+    """t1, t2, t3 fitted to bootstrap replicates of the prompts (drawn anew, with a fixed seed), for intervals. t1 is found on a grid
+    and by the parabola through its best point and the two beside it; all replicates at once, by their weighted sums."""
+    n = len(margins)
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=replicates).astype(float)
+    strengths = np.linspace(0.0, LARGEST_T1, 2 * GRID - 1)
+    gaps = np.stack([counts.gap(t1) for t1 in strengths])
+    gg, go, gm = (weights @ (gaps * other).T for other in (gaps, log_odds, margins))
+    oo, om, mm = ((weights @ product)[:, None] for product in (log_odds**2, log_odds * margins, margins**2))
+    determinant = np.maximum(gg * oo - go**2, 1e-300)
+    t2, t3 = (gm * oo - go * om) / determinant, (go * gm - gg * om) / determinant
+    error = mm - t2 * gm + t3 * om
+    best = error.argmin(axis=1)
+    row = np.arange(replicates)
+    inner = np.clip(best, 1, len(strengths) - 2)
+    left, middle, right = (error[row, inner + shift] for shift in (-1, 0, 1))
+    bend = np.where(left - 2 * middle + right > 0, left - 2 * middle + right, np.inf)
+    shift = np.where(inner == best, np.clip((left - right) / (2 * bend), -0.5, 0.5), 0.0)
+    beside = best + np.sign(shift).astype(int)
+    between = [values[row, best] + np.abs(shift) * (values[row, beside] - values[row, best]) for values in (t2, t3)]
+    return np.stack([strengths[best] + shift * strengths[1], *between], axis=1)
 
 
 def r_squared(predicted: Float[np.ndarray, " prompt"], margins: Float[np.ndarray, " prompt"]) -> float:

@@ -22,6 +22,7 @@ SECTIONS: dict[str, str] = {
     "stream": "workbench.analysis.stream",
     "causal": "workbench.analysis.causal",
     "attribution": "workbench.analysis.attribution",
+    "hijack": "workbench.analysis.hijack_measure",
     "length": "workbench.analysis.length",
 }
 """section -> the module that measures it"""

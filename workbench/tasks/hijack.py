@@ -38,6 +38,12 @@ class Design:
     distance: int = 8
     """from the end of the last pair to the trigger at the end: so many tokens stand between"""
 
+    @property
+    def length(self) -> int:
+        """The fewest tokens that the prompt can have."""
+        pairs = self.n_context + self.n_prior
+        return PAIR * pairs + (self.distance if pairs else 0) + 1
+
     def check(self, bigram: Float[np.ndarray, "d_vocab d_vocab"], length: int, n_ctx: int | None = None) -> None:
         """Raise UsageError, with the reason, for a prompt that cannot be."""
         d_vocab = len(bigram)
@@ -56,12 +62,9 @@ class Design:
         for name in ("n_context", "n_prior", "distance"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must be at least 0, got {getattr(self, name)}")
-        pairs = self.n_context + self.n_prior
-        needed = PAIR * pairs + (self.distance if pairs else 0) + 1
-        if length < needed:
-            raise UsageError(
-                f"{pairs} pairs, a distance of {self.distance} and the trigger need {needed} tokens, but the prompt has {length}"
-            )
+        if length < self.length:
+            pairs = f"{self.n_context + self.n_prior} pairs, a distance of {self.distance} and the trigger"
+            raise UsageError(f"{pairs} need {self.length} tokens, but the prompt has {length}")
         if n_ctx is not None and length > n_ctx:
             raise UsageError(f"a prompt of {length} tokens is longer than the model's n_ctx={n_ctx}")
 
