@@ -55,6 +55,7 @@ def summarise(tables: Mapping[str, pd.DataFrame], data: AnalysisData, roles: Rol
         *(_carried(line(), name, heads) for name, heads in roles.groups.items()),
         *_wire(line, roles),
         _copying(line(), roles),
+        _hijacked(line()),
         _bigram(line(), references),
     ]
     kept = [part for part in found if part.text]
@@ -292,6 +293,24 @@ def _copying(line: Line, roles: Roles) -> Line:
         return line
     line.text = f"By their weights, the heads of layer {layer} together copy {own:.0%} of the vocabulary from the residual stream"
     line.text += f", and {streamed:.0%} through the wire." if streamed is not None else "."
+    return line
+
+
+def _hijacked(line: Line) -> Line:
+    """How often the bigrams overrule the context, and how well the theory says where."""
+    rate = line.interval("hijack", "hijack_rate", {}, ".0%")
+    if not rate:
+        return line
+    line.text = f"Where the context shows an answer beside one that the bigrams prefer, the bigrams' wins in {rate} of the prompts."
+    strengths = [line.interval("hijack", "hijack_strength", {"part": name}, ".1f") for name in ("t1", "t2", "t3")]
+    closed = line.value("hijack", "hijack_r2", {"part": "closed form"})
+    if all(strengths) and closed is not None:
+        line.text += (
+            f" The closed form, fitted with t1 {strengths[0]}, t2 {strengths[1]}, t3 {strengths[2]}, "
+            f"explains {closed:.0%} of the margins' variance on prompts that were not fitted"
+        )
+        attended = line.value("hijack", "hijack_r2", {"part": "attention of the induction heads"})
+        line.text += f", the attention of the model's own induction heads {attended:.0%}." if attended is not None else "."
     return line
 
 
