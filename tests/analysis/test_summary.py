@@ -232,8 +232,8 @@ def test_who_wins_where_context_and_bigrams_disagree(data):
     rows = [row("hijack_rate", 0.207), row("hijack_rate", 0.351, part="n_context 1")]
     rows += [row("hijack_strength", value, part=part) for part, value in (("t1", 3.51), ("t2", 16.57), ("t3", 0.27))]
     rows += [row("hijack_r2", value, part=part) for part, value in (("closed form", 0.413), ("attention of the induction heads", 0.947))]
-    said = "Where the context shows an answer beside one that the bigrams prefer, the bigrams' wins in 21% [19%, 22%] of the prompts."
-    found = [line for line in lines(data, {"formation": formation(), "hijack": rows}) if "prompts" in line]
+    said = "On prompts whose context shows one answer and whose bigrams know another, the bigrams win in 21% [19%, 22%] of the cases."
+    found = [line for line in lines(data, {"formation": formation(), "hijack": rows}) if "On prompts" in line]
     assert found == [
         f"{said} The closed form, fitted with t1 3.5 [3.5, 3.5], t2 16.6 [16.6, 16.6], t3 0.3 [0.3, 0.3], explains 41% of the margins' "
         "variance on prompts that were not fitted, the attention of the model's own induction heads 95%."

@@ -301,7 +301,7 @@ def _hijacked(line: Line) -> Line:
     rate = line.interval("hijack", "hijack_rate", {}, ".0%")
     if not rate:
         return line
-    line.text = f"Where the context shows an answer beside one that the bigrams prefer, the bigrams' wins in {rate} of the prompts."
+    line.text = f"On prompts whose context shows one answer and whose bigrams know another, the bigrams win in {rate} of the cases."
     strengths = [line.interval("hijack", "hijack_strength", {"part": name}, ".1f") for name in ("t1", "t2", "t3")]
     closed = line.value("hijack", "hijack_r2", {"part": "closed form"})
     if all(strengths) and closed is not None:
