@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.analysis import emergence
+from workbench.analysis import emergence, probes
+from workbench.analysis.data import AnalysisData
 from workbench.analysis.emergence import Curves, Event, events, first_reached, watched
 from workbench.analysis.estimates import PerSequence
 from workbench.analysis.logistic import fit_logistic
 from workbench.analysis.roles import Head, Roles
 from workbench.analysis.rows import SAMPLE
+from workbench.config import ModelConfig, TriggerBigramConfig
+from workbench.model import HookedTransformer
+from workbench.tasks import make_task
 
 STEPS = list(range(0, 130, 10))
 ROLES = Roles(previous_token=(Head(0, 2),), induction=(Head(1, 1), Head(1, 0)))
@@ -25,7 +29,7 @@ def row(metric, sample, task="own", **place):
 def gathered(curves_by_key, steps=STEPS, units=UNITS, roles=ROLES, stream="none", seed=0):
     """Curves whose units scatter around the given values."""
     rng = np.random.default_rng(seed)
-    curves = Curves(roles, "own", stream)
+    curves = Curves(roles, "own", ModelConfig(stream=stream))
     offset = {key: rng.normal(0, 0.1, units) for key in curves_by_key}
     for index, step in enumerate(steps):
         rows = []
@@ -87,7 +91,7 @@ def test_an_order_that_the_sequences_do_not_settle():
     """Each sequence has its own step for each of two events: the gap's interval is that of the mean difference."""
     rng = np.random.default_rng(1)
     late = rng.normal(0, 12, (2, UNITS))
-    curves = Curves(ROLES, "own", "none")
+    curves = Curves(ROLES, "own", ModelConfig())
     for step in STEPS:
         values = [torch.tensor([sigmoid(60 + shift, 20, steps=[step])[0] for shift in late[event]]) for event in range(2)]
         samples = [PerSequence(value, torch.ones(UNITS)) for value in values]
@@ -103,7 +107,7 @@ def test_intervals_cover_the_truth_over_the_sequences():
     covered = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        curves = Curves(ROLES, "own", "none")
+        curves = Curves(ROLES, "own", ModelConfig())
         late = rng.normal(0, 8, UNITS)
         values = np.array([sigmoid(62 + shift, 20) for shift in late])
         for index, step in enumerate(STEPS):
@@ -158,11 +162,11 @@ def test_few_units_give_no_interval_and_few_checkpoints_no_fit():
     rows = list(events(gathered({MATCH: [0.0, 0.0, 1.0, 1.0]}, steps=short)))
     assert found(rows, "threshold_step", "trigger match")["value"] == 20 and found(rows, "emergence_step", "trigger match") is None
     assert list(events(gathered({MATCH: [1.0]}, steps=[0]))) == []
-    assert list(events(Curves(Roles(), "own", "none"))) == []
+    assert list(events(Curves(Roles(), "own", ModelConfig()))) == []
 
 
 def test_only_rows_of_watched_curves_on_the_own_task_are_kept():
-    curves = Curves(ROLES, "own", "value")
+    curves = Curves(ROLES, "own", ModelConfig(stream="value"))
     sample = PerSequence(torch.ones(4), torch.ones(4))
     rows = [
         row("prefix_matching_score", sample, layer=1, head=1),
@@ -177,7 +181,7 @@ def test_only_rows_of_watched_curves_on_the_own_task_are_kept():
 
 
 def test_the_contribution_of_several_heads_is_summed():
-    curves = Curves(ROLES, "own", "none")
+    curves = Curves(ROLES, "own", ModelConfig())
     for step in STEPS:
         sample = {head: PerSequence(torch.full((5,), value), torch.ones(5)) for head, value in ((0, 0.75), (1, 0.5))}
         rows = [row("direct_logit_attribution", sample[head], layer=1, head=head) for head in sample]
@@ -187,11 +191,32 @@ def test_the_contribution_of_several_heads_is_summed():
 
 
 def test_what_is_watched_follows_the_roles():
-    assert [event.name for event in watched(Roles(), "none")] == ["in-context accuracy"]
-    names = [(event.name, event.head) for event in watched(ROLES, "none")]
+    assert [event.name for event in watched(Roles(), ModelConfig())] == ["copying", "in-context accuracy"]
+    names = [(event.name, event.head) for event in watched(ROLES, ModelConfig())]
     assert names[:3] == [("previous-token head", Head(0, 2)), ("trigger match", Head(1, 1)), ("trigger match", Head(1, 0))]
-    parts = {stream: next(e.keys[0][3] for e in watched(ROLES, stream) if e.name == "copying") for stream in ("none", "query", "value")}
-    assert parts == {"none": "own", "query": "own", "value": "total"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "roles", "layer", "part"),
+    [
+        ({}, ROLES, 1, "own"),
+        ({"stream": "query"}, ROLES, 1, "own"),
+        ({"stream": "value"}, ROLES, 1, "total"),
+        ({"stream": "value", "stream_permute_heads": "by-position"}, ROLES, 1, "own"),
+        ({"stream": "value", "n_layers": 3}, Roles(), 2, "total"),
+        ({"n_layers": 1}, Roles(), 0, "own"),
+    ],
+)
+def test_copying_is_watched_where_a_row_of_it_is(fields, roles, layer, part):
+    """A curve that has no rows would be taken for an event that does not take place."""
+    config = ModelConfig(d_vocab=11, d_model=8, n_heads=2, n_ctx=13, **fields)
+    (event,) = [event for event in watched(roles, config) if event.name == "copying"]
+    assert event.keys == (("copying_probe", layer, None, part, None),)
+    model, task = HookedTransformer(config), make_task(TriggerBigramConfig(d_vocab=11, seq_len=13, n_triggers=2))
+    curves = Curves(roles, "trigger-bigram", config)
+    for step in (0, 1):
+        curves.add(step, probes.measure(model, AnalysisData.draw(config, task, sequences=2)))
+    assert curves.resampled(event) is not None
 
 
 def test_curves_with_a_gap_are_left_out():

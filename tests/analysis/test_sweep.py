@@ -384,7 +384,7 @@ def test_memory_does_not_grow_with_the_checkpoints(tmp_path, monkeypatch):
     analyze(run, sequences=SEQUENCES)
     growth = np.diff(alive)[1:]
     one_pattern = SEQUENCES * 3 * 13 * 13 * 4
-    watched = len(Curves(Roles((Head(0, 0),), (Head(1, 0),)), "t", "value").events)
+    watched = len(Curves(Roles((Head(0, 0),), (Head(1, 0),)), "t", CONFIG.model).events)
     assert len(growth) == 6 and growth.max() <= watched * 2 * SEQUENCES * 8 < one_pattern / 4
 
 

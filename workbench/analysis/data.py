@@ -77,11 +77,8 @@ class AnalysisData:
         except UsageError:  # a language whose triggers have too few followers
             return None
         fitting = [design for design in designs if design.length <= length]
-        return (
-            hijack_prompts(fitting * PROMPTS_EACH, bigram, length, generator(self.seed, "analyze", len(self.tasks) + 1))
-            if fitting
-            else None
-        )
+        rng = generator(self.seed, "analyze", len(self.tasks) + 1)
+        return hijack_prompts(fitting * PROMPTS_EACH, bigram, length, rng) if fitting else None
 
     @classmethod
     def draw(cls, model: ModelConfig, task: Task | None, seed: int = 0, sequences: int = SEQUENCES) -> AnalysisData:

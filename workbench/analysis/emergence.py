@@ -22,6 +22,7 @@ from workbench.analysis.logistic import Logistic, fit_logistic
 from workbench.analysis.metrics import metric
 from workbench.analysis.roles import PREFIX_MATCHING, PREVIOUS_TOKEN, Head, Roles
 from workbench.analysis.rows import SAMPLE, Row
+from workbench.config import ModelConfig
 
 ACCURACY = 0.95
 """In-context accuracy from which in-context learning counts as formed."""
@@ -161,18 +162,19 @@ class Event:
     head: Head | None = None
 
 
-def watched(roles: Roles, stream: str) -> list[Event]:
-    """The events of an induction circuit, for the heads that have a role at the last checkpoint."""
+def watched(roles: Roles, model: ModelConfig) -> list[Event]:
+    """The events of an induction circuit, for the heads that have a role at the last checkpoint. Copying is that of all heads of the
+    strongest induction head's layer (of the last layer, where there is none), through the wire as well where one matrix describes it."""
     found: list[Event] = []
     for name, heads, measured, threshold in (
         ("previous-token head", roles.previous_token, "previous_token_at_answers", PREVIOUS_TOKEN),
         ("trigger match", roles.induction, "prefix_matching_score", PREFIX_MATCHING),
     ):
         found += [Event(name, ((measured, head.layer, head.head, None, None),), threshold, head) for head in heads]
+    layer = roles.induction[0].layer if roles.induction else model.n_layers - 1
+    wire = model.stream == "value" and model.receives_stream(layer) and model.stream_permute_heads != "by-position"
+    found.append(Event("copying", (("copying_probe", layer, None, "total" if wire else "own", None),), COPYING))
     if roles.induction:
-        layer = roles.induction[0].layer
-        part = "total" if stream == "value" else "own"
-        found.append(Event("copying", (("copying_probe", layer, None, part, None),), COPYING))
         contributions = tuple(("direct_logit_attribution", head.layer, head.head, None, None) for head in roles.induction)
         found.append(Event("direct contribution", contributions, CONTRIBUTION))
         ablated = ("ablation_accuracy_loss", None, None, "induction heads", "mean")
@@ -187,13 +189,13 @@ class Curves:
 
     roles: Roles
     task: str
-    stream: str
+    model: ModelConfig
     samples: dict[Key, dict[int, PerSequence]] = field(default_factory=dict)
 
     @property
     def events(self) -> list[Event]:
         """The events that are watched."""
-        return watched(self.roles, self.stream)
+        return watched(self.roles, self.model)
 
     def add(self, step: int, rows: Iterable[Row]) -> None:
         """Keep what belongs to a watched curve from the rows of one checkpoint."""

@@ -17,8 +17,8 @@ OPTIONAL = {
     "source_layer": "Int64",
     "source_head": "Int64",
     "position": "Int64",
-    "part": "string",
-    "intervention": "string",
+    "part": "object",
+    "intervention": "object",
     "baseline": "float64",
     "selection": "float64",
 }

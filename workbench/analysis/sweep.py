@@ -78,7 +78,7 @@ def analyze(
         mininterval=0.1 if sys.stderr.isatty() else 20,
     )  # fmt: skip
     tables: dict[str, list[pd.DataFrame]] = {section: [] for section in sections}
-    curves = Curves(roles, data.own, config.stream)
+    curves = Curves(roles, data.own, config)
     for left, step in zip(range(len(chosen_steps) - 1, -1, -1), bar, strict=True):
         target.load_weights(model, step)
         for section in sections:
