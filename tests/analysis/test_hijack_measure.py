@@ -19,7 +19,7 @@ ROLES = Roles(previous_token=(Head(0, 0),), induction=(Head(1, 0),))
 def measured(model, roles=ROLES, task=TASK):
     data = AnalysisData.draw(model.config, task, sequences=4)
     rows = list(hijack_measure.measure(model, data, roles))
-    return {(row["metric"], row.get("part")): row for row in rows}, data.hijack_prompts
+    return {(row["metric"], row.get("part") or row.get("condition")): row for row in rows}, data.hijack_prompts
 
 
 def built(strengths, **options):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-PLACES = ("layer", "head", "source_layer", "source_head", "position", "part", "intervention")
+PLACES = ("layer", "head", "source_layer", "source_head", "position", "part", "condition", "intervention")
 
 
 @dataclass

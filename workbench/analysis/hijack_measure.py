@@ -38,7 +38,7 @@ FEWEST_PROMPTS = 16
 @metric("hijack", "model", formula="mean over prompts of logit(c) - logit(g)", range="any, logits", source=WANG_SATO)
 def hijack_margin(margins: Float[Tensor, " prompt"]) -> PerSequence:
     """How clearly the context's token c beats the bigrams' token g at the end of a prompt, over prompts whose context shows c: all of
-    them, or (`part`) those of one number of context pairs, competing pairs, distance, or log-odds of g against c.
+    them, or those of one number of context pairs, competing pairs, distance, or log-odds of g against c (`condition`).
 
     >>> hijack_margin(torch.tensor([1.0, -2.0])).estimate().value
     tensor(-0.5000)
@@ -48,7 +48,7 @@ def hijack_margin(margins: Float[Tensor, " prompt"]) -> PerSequence:
 
 @metric("hijack", "model", formula="share of prompts with logit(g) > logit(c)", range="0 to 1", source=WANG_SATO)
 def hijack_rate(margins: Float[Tensor, " prompt"]) -> PerSequence:
-    """How often the bigrams overrule the context, over prompts whose context shows c; `part` as in hijack_margin.
+    """How often the bigrams overrule the context, over prompts whose context shows c; `condition` as in hijack_margin.
 
     >>> hijack_rate(torch.tensor([1.0, -2.0])).estimate().value
     tensor(0.5000)
@@ -148,15 +148,15 @@ def measure(model: HookedTransformer, data: AnalysisData, roles: Roles | None = 
 
 def _rates(prompts: Prompts, margins: Tensor) -> Iterator[Row]:
     shown = prompts.design["n_context"] > 0
-    for part, rows in (("", shown), *((part, shown & rows) for part, rows in _parts(prompts))):
+    for condition, rows in (("", shown), *((condition, shown & rows) for condition, rows in conditions(prompts))):
         if rows.any():
             for function in (hijack_margin, hijack_rate):
                 sample = function(margins[rows])
                 row: Row = {"metric": function.__name__, **numbers(sample.estimate()), SAMPLE: sample}
-                yield row | ({"part": part} if part else {})
+                yield row | ({"condition": condition} if condition else {})
 
 
-def _parts(prompts: Prompts) -> Iterator[tuple[str, Bool[Tensor, " prompt"]]]:
+def conditions(prompts: Prompts) -> Iterator[tuple[str, Bool[Tensor, " prompt"]]]:
     """The prompts of each value of each factor; log-odds are rounded to whole numbers."""
     factors = {name: prompts.design[name] for name in ("n_context", "n_prior", "distance")}
     for name, values in (*factors.items(), ("log_odds", prompts.log_odds.round().long())):

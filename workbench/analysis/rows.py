@@ -18,6 +18,7 @@ OPTIONAL = {
     "source_head": "Int64",
     "position": "Int64",
     "part": "object",
+    "condition": "object",
     "intervention": "object",
     "baseline": "float64",
     "selection": "float64",
@@ -27,6 +28,7 @@ OPTIONAL = {
 source_layer, source_head   the earlier head of a pair, or the layer where a stream comes from
 position                    the position in the sequence, from 0
 part                        which part of a sum or which group of heads, as the metric's docstring says
+condition                   which of the sequences or prompts the value is over, as the metric's docstring says; all, where it is empty
 intervention                what was done to the model (zero, mean, resample, ...)
 baseline                    what the metric gives where there is nothing to find, as the metric's docstring says
 selection                   the same score on the other half of the sequences, by which heads are named
