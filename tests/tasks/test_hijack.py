@@ -80,10 +80,10 @@ def test_the_grid_crosses_everything_and_comes_near_the_wanted_odds():
     for trigger in (0, 3):
         pairs = {(design.context, design.prior) for design in designs if design.trigger == trigger}
         row = BIGRAM[trigger]
-        candidates = [(c, g) for c in range(V) for g in range(V) if c != g and not {c, g} & {0, 3, 7}]
-        for wanted in (-1.0, 0.5):
-            best = min(abs(math.log(row[g] / row[c]) - wanted) for c, g in candidates)
-            assert any(abs(math.log(row[g] / row[c]) - wanted) == pytest.approx(best) for c, g in pairs)
+        followers = sorted(set(range(V)) - {0, 3, 7}, key=lambda token: -row[token])
+        against = min(followers[1:], key=lambda c: abs(math.log(row[followers[0]] / row[c]) - 0.5))
+        for_it = min(followers[1:], key=lambda g: abs(math.log(row[g] / row[followers[0]]) + 1.0))
+        assert pairs == {(against, followers[0]), (followers[0], for_it)}
     assert {design.n_context for design in designs} == {0, 2} and {design.distance for design in designs} == {2, 5, 7}
 
 

@@ -35,6 +35,8 @@ DIRECT = "direct logit attribution, Elhage et al. 2021, A Mathematical Framework
 
 At = Float[Tensor, "batch pos"]
 OfHeads = Float[Tensor, "batch pos head"]
+Component = tuple[int | None, int | None, str | None]
+"""layer, head and part of a component, None where it has none"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,23 @@ class Contributions:
         """The sum of all components: the centred logit."""
         single = [self.embed, self.bias, *self.mlp.values(), *(heads.sum(dim=-1) for heads in self.heads.values())]
         return sum(single[1:], single[0]) + (0 if self.pos_embed is None else self.pos_embed)
+
+    def by_layer(self) -> dict[tuple[int | None, str | None], Float[Tensor, "batch pos *head"]]:
+        """By layer (None outside the layers) and part (None for heads): embed, pos_embed, bias, mlp, heads, own and streamed."""
+        outside = {(None, "embed"): self.embed, (None, "pos_embed"): self.pos_embed, (None, "bias"): self.bias}
+        kinds = {None: self.heads, "own": self.own, "streamed": self.streamed, "mlp": self.mlp}
+        found: dict[tuple[int | None, str | None], Tensor] = {place: value for place, value in outside.items() if value is not None}
+        return found | {(layer, part): value for part, by_layer in kinds.items() for layer, value in by_layer.items()}
+
+    def by_component(self) -> dict[Component, At]:
+        """Each component by layer, head and part (None where it has none); own and streamed parts stand beside their heads."""
+        found: dict[Component, At] = {}
+        for (layer, part), value in self.by_layer().items():
+            if value.ndim == self.embed.ndim:
+                found[layer, None, part] = value
+                continue
+            found |= {(layer, head, part): value[..., head] for head in range(value.shape[-1])}
+        return found
 
 
 def needed(config: ModelConfig) -> list[str]:
@@ -215,12 +234,7 @@ def _samples(model: HookedTransformer, batch: Batch) -> dict[Place, PerSequence]
 
 def _of_chunk(model: HookedTransformer, cache: ActivationCache, rows: Batch) -> Iterator[tuple[Place, PerSequence]]:
     parts = direct_contributions(model, cache, rows.targets)
-    contributions: dict[tuple[int | None, str | None], Tensor] = {(None, "embed"): parts.embed, (None, "bias"): parts.bias}
-    if parts.pos_embed is not None:
-        contributions[None, "pos_embed"] = parts.pos_embed
-    kinds = {None: parts.heads, "own": parts.own, "streamed": parts.streamed, "mlp": parts.mlp}
-    contributions |= {(layer, part): value for part, by_layer in kinds.items() for layer, value in by_layer.items()}
-    for (layer, part), contribution in contributions.items():
+    for (layer, part), contribution in parts.by_layer().items():
         yield (direct_logit_attribution.__name__, layer, part), direct_logit_attribution(contribution, rows.answered)
 
     direction = logit_direction(model, cache, rows.targets)
@@ -236,7 +250,7 @@ def _unembedding_direction(model: HookedTransformer, targets: Tokens) -> Resid:
     return (model.W_U - model.W_U.mean(dim=1, keepdim=True)).T[targets]
 
 
-def _attended(pattern: Pattern, values: HeadVectors) -> HeadVectors:
+def _attended(pattern: Pattern, values: Float[Tensor, "batch src head d_head"]) -> Float[Tensor, "batch dst head d_head"]:
     return (pattern @ values.transpose(1, 2)).transpose(1, 2)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from workbench.config import ModelConfig, RepeatedTokensConfig
 from workbench.errors import ConfigError, UsageError
 from workbench.tasks import make_task
@@ -29,6 +31,8 @@ at one distance; on the other two it can be told."""
 SHORTEST_CONTROL = 12
 PROMPTS_EACH = 2
 """Hijack prompts of each design."""
+SPREAD = 5
+"""Tokens that stand for random triggers in hijack prompts."""
 LONGEST_REPEATS = 256
 """Positions of the repeated-token sequences for a model without a task, at most."""
 
@@ -66,14 +70,15 @@ class AnalysisData:
 
     @cached_property
     def hijack_prompts(self) -> Prompts | None:
-        """Prompts whose context disagrees with the bigrams, drawn once: a grid over the task's fixed (or most frequent) triggers,
-        as far as its sequences are long enough. None for a task without bigrams."""
+        """Prompts whose context disagrees with the bigrams, drawn once: a grid over the task's fixed triggers (or, where triggers are
+        random, tokens spread over the more frequent half), as far as its sequences are long enough. None for a task without
+        bigrams."""
         task = self.tasks[self.own]
         if not isinstance(task, TriggerBigram):
             return None
         bigram, length = task.language.bigram, task.config.seq_len
         try:
-            designs = grid(bigram, task.fixed_triggers.tolist())
+            designs = grid(bigram, _asked(task))
         except UsageError:  # a language whose triggers have too few followers
             return None
         fitting = [design for design in designs if design.length <= length]
@@ -108,6 +113,15 @@ def selection_half(n: int) -> slice:
 def scoring_half(n: int) -> slice:
     """The second half of n sequences, on which they are scored."""
     return slice(n // 2, n)
+
+
+def _asked(task: TriggerBigram) -> list[int]:
+    """The triggers of the hijack prompts. Random triggers are drawn by their frequency: the most frequent tokens nearly always are
+    triggers, and what follows them by the language is then never learnt; rarer ones are known by both."""
+    if task.config.triggers == "fixed":
+        return task.fixed_triggers.tolist()
+    by_frequency = np.argsort(-task.language.unigram, kind="stable")
+    return by_frequency[: task.config.d_vocab // 2 : -(-task.config.d_vocab // 2 // SPREAD)].tolist()
 
 
 def _beyond(model: ModelConfig, task: Task, seed: int, sequences: int, index: int) -> Batch | None:

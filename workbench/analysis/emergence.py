@@ -39,12 +39,13 @@ FEWEST_STEPS = 5
 """checkpoints below which no logistic (four numbers) is fitted"""
 LASTING = 3
 """checkpoints that are averaged to say how high a curve got, and where it ends"""
+WANG_SATO = "Wang & Sato 2024 (2412.11459)"
 SOURCE = "Bietti et al. 2023 (2306.00802), section 4 (order of learning); persistence: Singh et al. 2024 (2404.07129)"
 
 Steps = Float[np.ndarray, " steps"]
 Curve = Float[np.ndarray, "replicates steps"]
-Key = tuple[str, int | None, int | None, str | None, str | None]
-"""metric, layer, head, part, intervention"""
+Key = tuple[str, int | None, int | None, str | None, str | None, str | None]
+"""metric, layer, head, part, intervention, condition"""
 
 
 def first_reached(steps: Sequence[int], values: Sequence[float], threshold: float) -> int | None:
@@ -152,6 +153,26 @@ def emergence_gap(earlier: Float[np.ndarray, " replicates"], later: Float[np.nda
     return later - earlier
 
 
+@metric(
+    "emergence",
+    "curve",
+    formula="first checkpoint after the curve's lowest with a value above 0",
+    range="a checkpoint's step",
+    source=WANG_SATO,
+)
+def overtaking_step(steps: Steps, curves: Curve) -> Float[np.ndarray, " replicates"]:
+    """When the context overtakes the bigrams: from then on the mean hijack_margin is positive over prompts whose bigrams prefer another
+    answer than their context. nan for a curve that never is below 0 (nothing to overtake), or does not come back.
+
+    >>> overtaking_step(np.array([0.0, 10.0, 20.0, 30.0]), np.array([[0.1, -2.0, -0.5, 1.0], [0.1, -1.0, -2.0, -0.5]]))
+    array([30., nan])
+    """
+    lowest = curves.argmin(axis=1)
+    after = (np.arange(curves.shape[1]) > lowest[:, None]) & (curves > 0)
+    overtaken = after.any(axis=1) & (curves.min(axis=1) < 0)
+    return np.where(overtaken, steps[after.argmax(axis=1)], np.nan)
+
+
 @dataclass(frozen=True)
 class Event:
     """A curve to watch: the sum of the rows with these keys, and the value from which it counts as there."""
@@ -170,16 +191,20 @@ def watched(roles: Roles, model: ModelConfig) -> list[Event]:
         ("previous-token head", roles.previous_token, "previous_token_at_answers", PREVIOUS_TOKEN),
         ("trigger match", roles.induction, "prefix_matching_score", PREFIX_MATCHING),
     ):
-        found += [Event(name, ((measured, head.layer, head.head, None, None),), threshold, head) for head in heads]
+        found += [Event(name, ((measured, head.layer, head.head, None, None, None),), threshold, head) for head in heads]
     layer = roles.induction[0].layer if roles.induction else model.n_layers - 1
     wire = model.stream == "value" and model.receives_stream(layer) and model.stream_permute_heads != "by-position"
-    found.append(Event("copying", (("copying_probe", layer, None, "total" if wire else "own", None),), COPYING))
+    found.append(Event("copying", (("copying_probe", layer, None, "total" if wire else "own", None, None),), COPYING))
     if roles.induction:
-        contributions = tuple(("direct_logit_attribution", head.layer, head.head, None, None) for head in roles.induction)
+        contributions = tuple(("direct_logit_attribution", head.layer, head.head, None, None, None) for head in roles.induction)
         found.append(Event("direct contribution", contributions, CONTRIBUTION))
-        ablated = ("ablation_accuracy_loss", None, None, "induction heads", "mean")
+        ablated = ("ablation_accuracy_loss", None, None, "induction heads", "mean", None)
         found.append(Event("causal weight", (ablated,), CAUSAL_WEIGHT))
-    return [*found, Event("in-context accuracy", (("in_context_accuracy", None, None, None, None),), ACCURACY)]
+    return [*found, Event("in-context accuracy", (("in_context_accuracy", None, None, None, None, None),), ACCURACY)]
+
+
+OVERTAKING = Event("context over bigrams", (("hijack_margin", None, None, None, None, "log_odds above 0"),), 0.0)
+"""no rise to a threshold but a change of sign, so it has a step of its own kind (overtaking_step)"""
 
 
 @dataclass
@@ -199,9 +224,9 @@ class Curves:
 
     def add(self, step: int, rows: Iterable[Row]) -> None:
         """Keep what belongs to a watched curve from the rows of one checkpoint."""
-        wanted = {key for event in self.events for key in event.keys}
+        wanted = {key for event in (*self.events, OVERTAKING) for key in event.keys}
         for row in rows:
-            key: Key = (row["metric"], row.get("layer"), row.get("head"), row.get("part"), row.get("intervention"))
+            key: Key = (row["metric"], row.get("layer"), row.get("head"), row.get("part"), row.get("intervention"), row.get("condition"))
             if row["task"] == self.task and SAMPLE in row and key in wanted and row.get("source_layer") is None:
                 sample = row[SAMPLE]
                 if row["metric"] == "in_context_accuracy":  # heads are scored on half of the sequences: the same for all
@@ -252,6 +277,9 @@ def events(curves: Curves) -> Iterator[Row]:
         for function in (emergence_step, emergence_width, emergence_rise, emergence_fit):
             yield {**place, "metric": function.__name__, **_interval(function(fit))}
         order.setdefault(event.name, fit.midpoint)
+    if (found := curves.resampled(OVERTAKING)) is not None:
+        place = {"task": curves.task, "part": OVERTAKING.name, "n": _units(curves, OVERTAKING)}
+        yield {**place, "metric": "overtaking_step", **_interval(overtaking_step(*found))}
     names = sorted((name for name in order if np.isfinite(order[name][0])), key=lambda name: order[name][0])
     for earlier, later in itertools.pairwise(names):
         gap = emergence_gap(*(_as_many(order[earlier], order[later])))

@@ -110,13 +110,17 @@ def fit_strengths(counts: Counts, log_odds: Float[np.ndarray, " prompt"], margin
     return Fit(float(best), float(t2), float(t3))
 
 
+def bootstrap_weights(n: int, replicates: int = REPLICATES) -> Float[np.ndarray, "replicate n"]:
+    """How often each of n prompts is drawn in each bootstrap replicate; the same draws at every call."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=replicates).astype(float)
+
+
 def resampled_strengths(
     counts: Counts, log_odds: Float[np.ndarray, " prompt"], margins: Float[np.ndarray, " prompt"], replicates: int = REPLICATES
 ) -> Float[np.ndarray, "replicate 3"]:
     """t1, t2, t3 fitted to bootstrap replicates of the prompts (drawn anew, with a fixed seed), for intervals. t1 is found on a grid
     and by the parabola through its best point and the two beside it; all replicates at once, by their weighted sums."""
-    n = len(margins)
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=replicates).astype(float)
+    weights = bootstrap_weights(len(margins), replicates)
     strengths = np.linspace(0.0, LARGEST_T1, 2 * GRID - 1)
     gaps = np.stack([counts.gap(t1) for t1 in strengths])
     gg, go, gm = (weights @ (gaps * other).T for other in (gaps, log_odds, margins))

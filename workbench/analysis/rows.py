@@ -38,6 +38,10 @@ INTEGERS = ("seed", "step", "layer", "head", "n")
 
 SAMPLE = "sample"
 """A row may carry what each sequence adds to its value (a PerSequence of one number); it is no column."""
+CASES = "cases"
+"""One row of a section may carry a table of single cases, as (name, DataFrame): its first rows a fair sample of all. No column either."""
+CASES_KEPT = 240
+"""cases that are kept of each checkpoint; of the last, all"""
 
 
 def numbers(estimate: Estimate, *index: int) -> Row:

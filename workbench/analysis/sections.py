@@ -28,7 +28,7 @@ SECTIONS: dict[str, str] = {
 """section -> the module that measures it"""
 EMERGENCE = "emergence"
 """not measured at a checkpoint but found from the curves of other sections over all of them"""
-WATCHED = ("formation", "probes", "causal", "attribution")
+WATCHED = ("formation", "probes", "causal", "attribution", "hijack")
 """the sections whose curves it watches"""
 
 

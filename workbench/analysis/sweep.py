@@ -16,7 +16,7 @@ from workbench.analysis import attention, formation
 from workbench.analysis.data import SEQUENCES, AnalysisData
 from workbench.analysis.emergence import Curves, events
 from workbench.analysis.roles import Roles, name_heads
-from workbench.analysis.rows import Row, compact, tabulate
+from workbench.analysis.rows import CASES, CASES_KEPT, Row, compact, tabulate
 from workbench.analysis.sections import EMERGENCE, applicable, chosen, measure_of
 from workbench.analysis.summary import summarise
 from workbench.errors import UsageError
@@ -78,6 +78,7 @@ def analyze(
         mininterval=0.1 if sys.stderr.isatty() else 20,
     )  # fmt: skip
     tables: dict[str, list[pd.DataFrame]] = {section: [] for section in sections}
+    cases: dict[str, list[pd.DataFrame]] = {}
     curves = Curves(roles, data.own, config)
     for left, step in zip(range(len(chosen_steps) - 1, -1, -1), bar, strict=True):
         target.load_weights(model, step)
@@ -87,13 +88,15 @@ def analyze(
             with _evaluating(model):
                 rows = list(measure_of(section)(model, data, roles))
             curves.add(step, rows)
+            for name, table in (row[CASES] for row in rows if CASES in row):
+                cases.setdefault(name, []).append((table.head(CASES_KEPT) if left else table).assign(**names, step=step))
             tables[section].append(tabulate(_kept(rows, kept), **names, step=step))
     result = {section: pd.concat(parts, ignore_index=True) for section, parts in tables.items() if parts}
     if len(chosen_steps) > 1:
         result[EMERGENCE] = tabulate(_kept(events(curves), kept), **names)
     result = {name: table for name, table in result.items() if len(table)}
     if write:
-        _write(target, result, model, data, roles, chosen_steps[-1], names)
+        _write(target, result | {name: pd.concat(parts) for name, parts in cases.items()}, model, data, roles, chosen_steps[-1], names)
     return compact(pd.concat(result.values(), ignore_index=True) if result else tabulate([]))
 
 

@@ -124,33 +124,40 @@ def associative_memory(
             max_distance=2 if positions == "relative" else None, stream="value" if stream else "none", seed=seed,
         )
     ).double()  # fmt: skip
-    _store(model, vectors, torch.from_numpy(np.log(np.maximum(bigram, RAREST))), strengths, wanted)
+    model.load_state_dict(memories(model, vectors, log_probabilities(bigram), strengths, wanted))
     return model.eval()
 
 
-@torch.no_grad()
-def _store(model: HookedTransformer, at: Vectors, log_bigram: Tensor, strengths: Strengths, triggers: list[int]) -> None:
+def log_probabilities(bigram: Float[np.ndarray, "d_vocab d_vocab"]) -> Float[Tensor, "d_vocab d_vocab"]:
+    """log pi_b as the MLP stores it: what never occurs has the probability `RAREST`."""
+    return torch.from_numpy(np.log(np.maximum(bigram, RAREST)))
+
+
+def memories(
+    model: HookedTransformer, at: Vectors, log_bigram: Float[Tensor, "d_vocab d_vocab"], strengths: Strengths, triggers: Sequence[int]
+) -> dict[str, Tensor]:
+    """The state dict of an associative-memory transformer: sums of outer products of `at`, differentiable in these vectors."""
     b0, t1 = min(strengths.b0, SHARP), min(strengths.t1, SHARP)
-    for parameter in model.parameters():
-        parameter.zero_()
-    first, second = (block.attn for block in model.blocks)
-    identity = torch.eye(model.config.d_model, dtype=torch.float64)
-    model.embed.W_E.copy_(at.tokens)
-    model.W_U.copy_(at.outputs.T)
+    wanted = list(triggers)
+    state = {name: torch.zeros_like(parameter) for name, parameter in model.state_dict().items()}
+    identity = torch.eye(model.config.d_model, dtype=at.tokens.dtype)
+    first, second = ("blocks.0.attn.", "blocks.1.attn.")
+    state["embed.W_E"] = at.tokens
+    state["unembed.W_U"] = at.outputs.T
     if model.config.positional_embedding_type == "standard":
-        model.pos_embed.W_pos.copy_(at.positions)
-        first.W_Q[0] = identity
-        first.W_K[0] = b0 * at.positions[:-1].T @ at.positions[1:]
+        state["pos_embed.W_pos"] = at.positions
+        state[first + "W_Q"] = identity[None]
+        state[first + "W_K"] = b0 * (at.positions[:-1].T @ at.positions[1:])[None]
     else:
         # The query is the same everywhere, and meets the vector of the distance 1 alone.
-        first.b_Q[0, 0], first.rel_pos[0, 1, 0] = b0, 1.0
-    first.W_V[0] = identity
-    first.W_O[0] = at.tokens.T @ at.noted
-    second.W_Q[0] = identity
-    second.W_K[0] = t1 * at.noted[triggers].T @ at.tokens[triggers]
+        state[first + "b_Q"][0, 0], state[first + "rel_pos"][0, 1, 0] = b0, 1.0
+    state[first + "W_V"] = identity[None]
+    state[first + "W_O"] = (at.tokens.T @ at.noted)[None]
+    state[second + "W_Q"] = identity[None]
+    state[second + "W_K"] = t1 * (at.noted[wanted].T @ at.tokens[wanted])[None]
     # With a stream, layer 0's values arrive: what the position read, before anything was noted.
-    second.W_V[0] = 0.0 if model.config.stream == "value" else identity
-    second.W_O[0] = strengths.t2 * at.tokens.T @ at.outputs
-    mlp = model.blocks[1].mlp
-    mlp.W_in.copy_(at.tokens.T)
-    mlp.W_out.copy_(strengths.t3 * log_bigram @ at.outputs)
+    state[second + "W_V"] = (0.0 if model.config.stream == "value" else 1.0) * identity[None]
+    state[second + "W_O"] = strengths.t2 * (at.tokens.T @ at.outputs)[None]
+    state["blocks.1.mlp.W_in"] = at.tokens.T
+    state["blocks.1.mlp.W_out"] = strengths.t3 * log_bigram @ at.outputs
+    return state

@@ -114,10 +114,12 @@ def grid(
     n_prior: Sequence[int] = (0, 1),
     distance: Sequence[int] = (2, 8, 24),
 ) -> list[Design]:
-    """Every combination, with the pair (c, g) whose log-odds given the trigger are nearest to each wanted value.
+    """Every combination, with a pair (c, g) for each trigger and each wanted log-odds: one of the two is the token that follows the
+    trigger most often (g, where the bigrams prefer it; c, for log-odds below 0), the other makes the odds nearest to what is wanted.
 
-    The tokens c and g are taken among those that follow the trigger in the language, neither of them a trigger. Raises UsageError where a
-    trigger has fewer than two such followers.
+    Among tokens that rarely follow, odds are just as large, but a model has no reason to learn them. The tokens c and g are taken
+    among those that follow the trigger in the language, neither of them a trigger. Raises UsageError where a trigger has fewer than
+    two such followers.
     """
     designs = []
     for trigger, wanted in product(triggers, log_odds):
@@ -130,10 +132,10 @@ def _nearest_pair(row: Float[np.ndarray, " d_vocab"], trigger: int, triggers: Se
     followers = np.array([token for token in np.flatnonzero(row) if token not in (trigger, *triggers)])
     if len(followers) < 2:
         raise UsageError(f"the trigger {trigger} has {len(followers)} followers that are no triggers; two are needed")
-    odds = np.log(row[followers])[None, :] - np.log(row[followers])[:, None]
-    odds[np.diag_indices(len(followers))] = np.inf
-    context, prior = np.unravel_index(np.abs(odds - wanted).argmin(), odds.shape)
-    return int(followers[context]), int(followers[prior])
+    first = followers[row[followers].argmax()]
+    others = followers[followers != first]
+    other = others[np.abs(np.log(row[first] / row[others]) - abs(wanted)).argmin()]
+    return (int(other), int(first)) if wanted >= 0 else (int(first), int(other))
 
 
 def _forced(columns: dict[str, np.ndarray], length: int, rng: np.random.Generator) -> Int[np.ndarray, "prompt pos"]:
