@@ -43,7 +43,8 @@ def _all() -> list[Mutation]:
     causal, patching = ("analysis/causal.py", "test_causal"), ("analysis/patching.py", "test_patching")
     attribution, lens = ("analysis/attribution.py", "test_attribution"), ("analysis/logit_lens.py", "test_logit_lens")
     length, emergence = ("analysis/length.py", "test_length"), ("analysis/emergence.py", "test_emergence")
-    hijack = ("analysis/hijack_measure.py", "test_hijack_measure")
+    hijack, answered = ("analysis/hijack_measure.py", "test_hijack_measure"), ("analysis/hijack_answers.py", "test_hijack_answers")
+    theory = ("analysis/hijack_theory.py", "test_hijack_theory")
     changes: list[tuple[str, tuple[str, str], str, str]] = [
         ("previous_token_score", heads, ".roll(1, dims=0).tril(-1)", ".roll(2, dims=0).tril(-1)"),
         ("previous_token_at_answers", heads, "read = counted(induction_places(tokens), asked).any(dim=1)", "read = asked"),
@@ -94,13 +95,24 @@ def _all() -> list[Mutation]:
         ("accuracy_by_position", length, "over(evaluation.correct[:, positions], batch.answered[:, positions])", "over(evaluation.correct[:, positions], ~batch.answered[:, positions])"),
         ("previous_token_by_position", length, "heads.previous_at_answers(tokens, asked)", "heads.previous_places(tokens)"),
         ("prefix_matching_by_position", length, "heads.counted(heads.induction_places(tokens), asked)", "heads.induction_places(tokens)"),
-        ("hijack_margin", hijack, "margins.append((logits.gather(1, context) - logits.gather(1, prior))", "margins.append((logits.gather(1, prior) - logits.gather(1, context))"),
+        ("hijack_margin", answered, "return (logits.gather(1, context) - logits.gather(1, prior))", "return (logits.gather(1, prior) - logits.gather(1, context))"),
         ("hijack_rate", hijack, "(margins < 0).to(margins.dtype)", "(margins > 0).to(margins.dtype)"),
+        ("hijack_contribution", answered, "(value - for_prior[component])[:, 0]", "value[:, 0]"),
+        ("hijack_contribution", hijack, "hijack_contribution(values[rows])", "hijack_contribution(values)"),
+        ("hijack_causal_part", answered, "z[:, end].mean(dim=0)", "z[:, 0].mean(dim=0)"),
+        ("hijack_causal_part", hijack, 'PerSequence(margins - global_margins, count)', "PerSequence(margins, count)"),
         ("hijack_strength", ("analysis/hijack_fit.py", "test_hijack_fit"), "followed * high + elsewhere", "followed * high - elsewhere"),
         ("hijack_r2", ("analysis/hijack_fit.py", "test_hijack_fit"), "float(1 - ((predicted - margins) ** 2).sum()", "float(((predicted - margins) ** 2).sum()"),
-        ("hijack_sign_agreement", hijack, "columns[fitted], margins[fitted], rcond", "-columns[fitted], margins[fitted], rcond"),
+        ("hijack_r2", theory, "predicted[held_out], judged.margins[held_out])\n        yield {\"metric\": hijack_r2", "predicted[fitted], judged.margins[fitted])\n        yield {\"metric\": hijack_r2"),
+        ("hijack_sign_agreement", theory, "columns[fitted], margins[fitted], rcond", "-columns[fitted], margins[fitted], rcond"),
+        ("hijack_boundary", theory, "    return t3 / t2\n", "    return t2 / t3\n"),
+        ("hijack_boundary_shift", theory, "hijacked = (margins < 0)", "hijacked = (margins > 0)"),
+        ("hijack_residual", theory, "_over_prompts(margins - predicted)", "_over_prompts(predicted - margins)"),
+        ("hijack prompts by lot", theory, "np.random.default_rng(0).permutation(len(prompts)) % 2", "np.arange(len(prompts)) % 2"),
+        ("crosstalk", ("analysis/hijack_crosstalk.py", "test_hijack_crosstalk"), "/ (2 * d_model)", "/ d_model"),
+        ("likeliest followers", ("tasks/hijack.py", "../tasks/test_hijack"), "followers[row[followers].argmax()]", "followers[row[followers].argmin()]"),
         ("hijack prompts", ("tasks/hijack.py", "../tasks/test_hijack"), "others[np.arange(n), trigger] = 0.0", "others[np.arange(n), trigger] = 1.0"),
-        ("associative memory", ("model/constructed.py", "../model/test_constructed"), "t1 * at.noted[triggers].T @ at.tokens[triggers]", "t1 * at.noted.T @ at.tokens"),
+        ("associative memory", ("model/constructed.py", "../model/test_constructed"), "t1 * (at.noted[wanted].T @ at.tokens[wanted])", "t1 * (at.noted.T @ at.tokens)"),
         ("relative positions", ("model/attention.py", "../model/test_attention"), ".clamp(0, self.config.longest_distance)", ".clamp(0, self.config.longest_distance - 1)"),
         ("emergence_step", ("analysis/logistic.py", "test_logistic"), "m = np.clip", "m = 1 + np.clip"),
         ("emergence_step", emergence, "    return fit.midpoint\n", "    return fit.low\n"),
@@ -110,6 +122,7 @@ def _all() -> list[Mutation]:
         ("threshold_step", emergence, "steps[there.argmax(axis=1)]", "steps[there.argmin(axis=1)]"),
         ("reached", emergence, "(curves >= threshold).any(axis=1).mean()", "(curves >= threshold).all(axis=1).mean()"),
         ("persistence", emergence, "means[:, -1] / np.where", "means[:, 0] / np.where"),
+        ("overtaking_step", emergence, "stays[:, -1] & (curves < 0).any(axis=1)", "stays[:, -1]"),
         ("emergence_gap", emergence, "return later - earlier", "return earlier - later"),
         ("held-out selection", ("analysis/data.py", "test_roles"), "return slice(0, max(1, n // 2))", "return slice(n // 2, n)"),
         ("positional heads", ("analysis/roles.py", "test_roles"), 'return row["baseline"] > row["selection"] / 2', "return False"),

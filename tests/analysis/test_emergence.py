@@ -34,12 +34,12 @@ def gathered(curves_by_key, steps=STEPS, units=UNITS, roles=ROLES, stream="none"
     for index, step in enumerate(steps):
         rows = []
         for key, values in curves_by_key.items():
-            metric, layer, head, part, intervention = key
+            metric, layer, head, part, intervention, condition = key
             sums = torch.tensor(values[index] + offset[key] - offset[key].mean())
             sample = PerSequence(sums * 2, torch.full((units,), 2.0, dtype=torch.float64))
             if metric == "in_context_accuracy":  # twice as many sequences, of which the second half counts
                 sample = PerSequence(torch.cat([sums * 0, sums]), torch.ones(2 * units))
-            rows.append(row(metric, sample, layer=layer, head=head, part=part, intervention=intervention))
+            rows.append(row(metric, sample, layer=layer, head=head, part=part, intervention=intervention, condition=condition))
         curves.add(step, rows)
     return curves
 
@@ -48,9 +48,9 @@ def sigmoid(midpoint, width, low=0.0, high=1.0, steps=STEPS):
     return [low + (high - low) / (1 + math.exp(-(step - midpoint) * 2 * math.log(9) / width)) for step in steps]
 
 
-PREVIOUS = ("previous_token_at_answers", 0, 2, None, None)
-MATCH = ("prefix_matching_score", 1, 1, None, None)
-ACCURACY = ("in_context_accuracy", None, None, None, None)
+PREVIOUS = ("previous_token_at_answers", 0, 2, None, None, None)
+MATCH = ("prefix_matching_score", 1, 1, None, None, None)
+ACCURACY = ("in_context_accuracy", None, None, None, None, None)
 
 
 def found(rows, metric, part):
@@ -177,7 +177,7 @@ def test_only_rows_of_watched_curves_on_the_own_task_are_kept():
         {"task": "own", "metric": "in_context_accuracy"},
     ]
     curves.add(0, rows)
-    assert set(curves.samples) == {("prefix_matching_score", 1, 1, None, None), ("copying_probe", 1, None, "total", None)}
+    assert set(curves.samples) == {("prefix_matching_score", 1, 1, None, None, None), ("copying_probe", 1, None, "total", None, None)}
 
 
 def test_the_contribution_of_several_heads_is_summed():
@@ -211,12 +211,27 @@ def test_copying_is_watched_where_a_row_of_it_is(fields, roles, layer, part):
     """A curve that has no rows would be taken for an event that does not take place."""
     config = ModelConfig(d_vocab=11, d_model=8, n_heads=2, n_ctx=13, **fields)
     (event,) = [event for event in watched(roles, config) if event.name == "copying"]
-    assert event.keys == (("copying_probe", layer, None, part, None),)
+    assert event.keys == (("copying_probe", layer, None, part, None, None),)
     model, task = HookedTransformer(config), make_task(TriggerBigramConfig(d_vocab=11, seq_len=13, n_triggers=2))
     curves = Curves(roles, "trigger-bigram", config)
     for step in (0, 1):
         curves.add(step, probes.measure(model, AnalysisData.draw(config, task, sequences=2)))
     assert curves.resampled(event) is not None
+
+
+def test_when_the_context_overtakes_the_bigrams():
+    """For good, not where noise around zero is positive for a while; and only of the prompts whose bigrams disagree."""
+    (key,) = emergence.OVERTAKING.keys
+    low = [0.2, 0.1, -2.0, -3.0, -1.0, -0.5, 0.5, -0.8, 1.0, 1.0, 1.0, 2.0, 2.0]
+    rows = list(events(gathered({key: low, MATCH: sigmoid(62, 20)})))
+    step = found(rows, "overtaking_step", "context over bigrams")
+    assert step["value"] == 80 and step["ci_low"] <= 80 <= step["ci_high"] and step["n"] == UNITS
+    assert not [row for row in rows if row["part"] == "context over bigrams" and row["metric"] != "overtaking_step"]
+    for never in ([1.0] * 13, [1.0, *[-1.0] * 12], [*[-1.0] * 6, *[1.0] * 6, -0.5]):
+        step = found(list(events(gathered({key: never}))), "overtaking_step", "context over bigrams")
+        assert math.isnan(step["value"]) and "ci_low" not in step
+    others = gathered({("hijack_margin", None, None, None, None, None): low, (*key[:5], "log_odds 2"): low})
+    assert found(list(events(others)), "overtaking_step", "context over bigrams") is None
 
 
 def test_curves_with_a_gap_are_left_out():

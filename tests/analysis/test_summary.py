@@ -83,7 +83,7 @@ def traced(text: str, evidence: list[dict[str, Any]], tables: dict[str, pd.DataF
     for cited in evidence:
         rows = tables[cited["table"]]
         keep = (rows["metric"] == cited["metric"]) & (rows["task"] == cited["task"])
-        for name in ("layer", "head", "source_layer", "part", "intervention"):
+        for name in ("layer", "head", "source_layer", "part", "condition", "intervention"):
             if name in cited:
                 keep &= (rows[name] == cited[name]).fillna(False)
         assert cited["value"] in rows.loc[keep, cited["column"]].tolist(), cited
@@ -91,7 +91,8 @@ def traced(text: str, evidence: list[dict[str, Any]], tables: dict[str, pd.DataF
     steps = {step for rows in tables.values() for step in rows["step"].dropna().tolist()}
     known = [*values, *(100 * value for value in values), *steps, data.tasks[TASK].references()["bigram_loss"]]
     allowed = {"95", "0.4", "0.5", "2", "1", "0"}  # interval, thresholds, and the layers and heads that names hold
-    for number in re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"L\d+H\d+", "", text)):
+    allowed |= {cited["condition"].rpartition(" ")[2] for cited in evidence if "condition" in cited}
+    for number in re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"L\d+H\d+|\bt[123]\b", "", text)):
         decimals = len(number.partition(".")[2])
         assert number in allowed or any(f"{value:.{decimals}f}" == number for value in known), f"{number} in {text}"
 
@@ -228,17 +229,51 @@ def test_which_circuit_copies(data):
     assert f"{said}." in lines(data, {"formation": formation(), "probes": [own]})
 
 
+HIJACK = [
+    row("hijack_rate", 0.207),
+    *(row("hijack_rate", value, condition=f"n_context {n}") for n, value in ((1, 0.351), (4, 0.091))),
+    row("hijack_margin", -0.43, condition="log_odds above 0"),
+    *(
+        row("hijack_causal_part", value, part=part, condition="log_odds above 0")
+        for part, value in (("global", -2.31), ("in context", 1.88))
+    ),
+    *(row("hijack_strength", value, part=part) for part, value in (("t1", 3.51), ("t2", 16.57), ("t3", 0.27))),
+    *(row("hijack_r2", value, part=part) for part, value in (("closed form", 0.413), ("attention of the induction heads", 0.947))),
+    row("hijack_sign_agreement", 0.871, part="closed form"),
+    row("hijack_sign_agreement", 0.5, part="closed form", condition="n_prior 1"),
+    row("hijack_residual", 0.01),
+    *(row("hijack_residual", value, condition=name) for name, value in (("n_prior 1", 0.61), ("trigger 17", -0.93))),
+]
+
+
 def test_who_wins_where_context_and_bigrams_disagree(data):
-    rows = [row("hijack_rate", 0.207), row("hijack_rate", 0.351, part="n_context 1")]
-    rows += [row("hijack_strength", value, part=part) for part, value in (("t1", 3.51), ("t2", 16.57), ("t3", 0.27))]
-    rows += [row("hijack_r2", value, part=part) for part, value in (("closed form", 0.413), ("attention of the induction heads", 0.947))]
-    said = "On prompts whose context shows one answer and whose bigrams know another, the bigrams win in 21% [19%, 22%] of the cases."
-    found = [line for line in lines(data, {"formation": formation(), "hijack": rows}) if "On prompts" in line]
-    assert found == [
-        f"{said} The closed form, fitted with t1 3.5 [3.5, 3.5], t2 16.6 [16.6, 16.6], t3 0.3 [0.3, 0.3], explains 41% of the margins' "
-        "variance on prompts that were not fitted, the attention of the model's own induction heads 95%."
+    overtaken = [*event("context over bigrams", 140.0), row("overtaking_step", 143.0, part="context over bigrams", step=None)]
+    found = lines(data, {"formation": formation(), "hijack": HIJACK, "emergence": overtaken})
+    expected = [
+        "On prompts whose context shows one answer and whose bigrams know another, the bigrams win in 21% [19%, 22%] of the cases: "
+        "35% [34%, 37%] where the context shows its answer once, 9% [8%, 11%] where it does so four times. "
+        "Where the bigrams prefer another answer, the context overtakes them for good at step 143 [143, 143].",
+        "Where the bigrams prefer another answer, the margin of the context's is -0.4 [-0.4, -0.4] nats on average: "
+        "-2.3 [-2.3, -2.3] without anything of this context, +1.9 [+1.9, +1.9] from it.",
+        "The closed form, fitted with t1 3.5 [3.5, 3.5], t2 16.6 [16.6, 16.6], t3 0.3 [0.3, 0.3], explains 41% of the margins' "
+        "variance on prompts that were not fitted and names the winner of 87%; the attention of the model's own induction heads "
+        "explains 95%.",
+        "It errs most on prompts with trigger 17: the context gets less than it says, by -0.9 [-0.9, -0.9] nats.",
     ]
-    assert said in lines(data, {"formation": formation(), "hijack": rows[:2]})
+    assert [line for line in found if line in expected] == expected
+
+
+def test_what_was_not_measured_is_not_said_of_the_hijack(data):
+    said = "On prompts whose context shows one answer and whose bigrams know another, the bigrams win in 21% [19%, 22%] of the cases."
+    assert said in lines(data, {"formation": formation(), "hijack": HIJACK[:1]})
+    never = [row("overtaking_step", math.nan, part="context over bigrams", step=None)]
+    found = lines(data, {"formation": formation(), "hijack": HIJACK[:3], "emergence": never})
+    assert "overtakes" not in " ".join(found) and "It errs" not in " ".join(found)
+    settled = [row("hijack_residual", 0.07, condition="n_prior 1")]
+    assert "It errs" not in " ".join(lines(data, {"formation": formation(), "hijack": HIJACK[:1] + settled}))
+    saturated = [part | {"value": 4.7} if part.get("part") == "t1" else part for part in HIJACK]
+    found = " ".join(lines(data, {"formation": formation(), "hijack": saturated}))
+    assert "(or more: attention is saturated), t2" in found
 
 
 def test_heads_that_count_positions(data):

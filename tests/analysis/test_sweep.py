@@ -84,7 +84,14 @@ def test_every_section_gives_rows_of_its_metrics_alone(run, everything):
         assert not [name for name in OPTIONAL if name in written and written[name].isna().all()]
     # Every number is one: a row without a value says that an event did not take place, or that nothing could count.
     without = set(everything.loc[everything["value"].isna(), "metric"])
-    assert without <= {"threshold_step", "persistence", "prefix_matching_score", "previous_token_at_answers", "duplicate_token_score"}
+    assert without <= {
+        "threshold_step",
+        "overtaking_step",
+        "persistence",
+        "prefix_matching_score",
+        "previous_token_at_answers",
+        "duplicate_token_score",
+    }
 
 
 def test_a_row_is_told_from_every_other(everything):
@@ -129,7 +136,7 @@ def test_tables_open_with_pandas(run, table):
     csv = pd.read_csv(run.tables.file("formation").with_suffix(".csv"))
     assert list(csv.columns) == list(parquet.columns)
     np.testing.assert_allclose(csv["value"], table["value"])
-    assert run.tables.names == sorted([*SECTIONS, "attention", "emergence", "tokens"])
+    assert run.tables.names == sorted([*SECTIONS, "attention", "emergence", "hijack_prompts", "tokens"])
     assert not [path for path in run.tables.path.iterdir() if path.suffix not in (".parquet", ".csv", ".json")]
 
 

@@ -156,21 +156,20 @@ def emergence_gap(earlier: Float[np.ndarray, " replicates"], later: Float[np.nda
 @metric(
     "emergence",
     "curve",
-    formula="first checkpoint after the curve's lowest with a value above 0",
+    formula="first checkpoint from which the curve stays above 0, after being below",
     range="a checkpoint's step",
     source=WANG_SATO,
 )
 def overtaking_step(steps: Steps, curves: Curve) -> Float[np.ndarray, " replicates"]:
-    """When the context overtakes the bigrams: from then on the mean hijack_margin is positive over prompts whose bigrams prefer another
-    answer than their context. nan for a curve that never is below 0 (nothing to overtake), or does not come back.
+    """When the context overtakes the bigrams for good: from then on the mean hijack_margin is positive over prompts whose bigrams
+    prefer another answer than their context. nan for a curve that never is below 0 (nothing to overtake), or does not end above it.
 
-    >>> overtaking_step(np.array([0.0, 10.0, 20.0, 30.0]), np.array([[0.1, -2.0, -0.5, 1.0], [0.1, -1.0, -2.0, -0.5]]))
-    array([30., nan])
+    >>> overtaking_step(np.array([0.0, 10.0, 20.0, 30.0]), np.array([[0.1, -2.0, 0.5, 1.0], [0.1, -1.0, 0.5, -0.5]]))
+    array([20., nan])
     """
-    lowest = curves.argmin(axis=1)
-    after = (np.arange(curves.shape[1]) > lowest[:, None]) & (curves > 0)
-    overtaken = after.any(axis=1) & (curves.min(axis=1) < 0)
-    return np.where(overtaken, steps[after.argmax(axis=1)], np.nan)
+    stays = np.logical_and.accumulate(curves[:, ::-1] > 0, axis=1)[:, ::-1]
+    overtaken = stays[:, -1] & (curves < 0).any(axis=1)
+    return np.where(overtaken, steps[stays.argmax(axis=1)], np.nan)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from workbench.analysis.data import AnalysisData
 from workbench.analysis.emergence import ACCURACY, first_reached
 from workbench.analysis.evidence import Line
 from workbench.analysis.roles import PREFIX_MATCHING, PREVIOUS_TOKEN, Head, Roles
+from workbench.analysis.rows import tabulate
+from workbench.analysis.summary_hijack import hijack_lines
 
 ALIKE = 0.5
 """Controls that lose at least this share of what the named heads lose are said to matter as much."""
@@ -37,10 +39,10 @@ KINDS = (
 
 def summarise(tables: Mapping[str, pd.DataFrame], data: AnalysisData, roles: Roles) -> dict[str, Any]:
     """Sentences (`lines`), the rows that they rest on (`evidence`, one list a sentence), and the main values, for the last
-    checkpoint of the tables of a run, formation among them; other sections add their sentences where they were measured."""
-    formation = tables["formation"]
+    checkpoint of the tables of a run: each section adds its sentences where it was measured."""
+    last = max(int(table["step"].max()) for name, table in tables.items() if name != "emergence" and len(table))
+    formation = tables.get("formation", tabulate([]))
     own = formation[formation["task"] == data.own]
-    last = int(own["step"].max())
     several = own["step"].nunique() > 1
 
     def line() -> Line:
@@ -55,7 +57,7 @@ def summarise(tables: Mapping[str, pd.DataFrame], data: AnalysisData, roles: Rol
         *(_carried(line(), name, heads) for name, heads in roles.groups.items()),
         *_wire(line, roles),
         _copying(line(), roles),
-        _hijacked(line()),
+        *hijack_lines(line),
         _bigram(line(), references),
     ]
     kept = [part for part in found if part.text]
@@ -108,7 +110,7 @@ def _unmasked(line: Line, roles: Roles, control: str | None) -> list[dict[str, A
 def _accuracy(line: Line, own: pd.DataFrame) -> Line:
     value = line.value("formation", "in_context_accuracy")
     if value is None:
-        line.text = "In-context accuracy was not measured."
+        line.text = "" if own.empty else "In-context accuracy was not measured."
         return line
     low, high, n = (line.value("formation", "in_context_accuracy", {}, column) for column in ("ci_low", "ci_high", "n"))
     within = f" (95% interval {low:.1%} to {high:.1%}, {n:.0f} sequences)" if low is not None and high is not None else ""
@@ -126,7 +128,7 @@ def _accuracy(line: Line, own: pd.DataFrame) -> Line:
 def _heads(line: Line, roles: Roles, kind: str, metric: str, field: str, places: str, threshold: float) -> Line:
     """Which heads are of a kind: named on one half of the sequences, with their score on the other."""
     heads = getattr(roles, field)
-    if line.tables["formation"]["metric"].ne(metric).all():
+    if "formation" not in line.tables or line.tables["formation"]["metric"].ne(metric).all():
         return line
     if not heads:
         line.text = f"No head qualifies as {'an' if kind == 'induction' else 'a'} {kind} head (a score of at least {threshold})."
@@ -293,24 +295,6 @@ def _copying(line: Line, roles: Roles) -> Line:
         return line
     line.text = f"By their weights, the heads of layer {layer} together copy {own:.0%} of the vocabulary from the residual stream"
     line.text += f", and {streamed:.0%} through the wire." if streamed is not None else "."
-    return line
-
-
-def _hijacked(line: Line) -> Line:
-    """How often the bigrams overrule the context, and how well the theory says where."""
-    rate = line.interval("hijack", "hijack_rate", {}, ".0%")
-    if not rate:
-        return line
-    line.text = f"On prompts whose context shows one answer and whose bigrams know another, the bigrams win in {rate} of the cases."
-    strengths = [line.interval("hijack", "hijack_strength", {"part": name}, ".1f") for name in ("t1", "t2", "t3")]
-    closed = line.value("hijack", "hijack_r2", {"part": "closed form"})
-    if all(strengths) and closed is not None:
-        line.text += (
-            f" The closed form, fitted with t1 {strengths[0]}, t2 {strengths[1]}, t3 {strengths[2]}, "
-            f"explains {closed:.0%} of the margins' variance on prompts that were not fitted"
-        )
-        attended = line.value("hijack", "hijack_r2", {"part": "attention of the induction heads"})
-        line.text += f", the attention of the model's own induction heads {attended:.0%}." if attended is not None else "."
     return line
 
 

@@ -17,7 +17,7 @@ from workbench.analysis.data import SEQUENCES, AnalysisData
 from workbench.analysis.emergence import Curves, events
 from workbench.analysis.roles import Roles, name_heads
 from workbench.analysis.rows import CASES, CASES_KEPT, Row, compact, tabulate
-from workbench.analysis.sections import EMERGENCE, applicable, chosen, measure_of
+from workbench.analysis.sections import EMERGENCE, SECTIONS, applicable, chosen, measure_of
 from workbench.analysis.summary import summarise
 from workbench.errors import UsageError
 from workbench.model import HookedTransformer
@@ -96,7 +96,8 @@ def analyze(
         result[EMERGENCE] = tabulate(_kept(events(curves), kept), **names)
     result = {name: table for name, table in result.items() if len(table)}
     if write:
-        _write(target, result | {name: pd.concat(parts) for name, parts in cases.items()}, model, data, roles, chosen_steps[-1], names)
+        single = {name: pd.concat(parts) for name, parts in cases.items()}
+        _write(target, result, single, model, data, roles, chosen_steps, names)
     return compact(pd.concat(result.values(), ignore_index=True) if result else tabulate([]))
 
 
@@ -130,13 +131,31 @@ def _in_single_precision(model: HookedTransformer) -> HookedTransformer:
 
 
 def _write(
-    run: Run, result: dict[str, pd.DataFrame], model: HookedTransformer, data: AnalysisData, roles: Roles, step: int, names: dict[str, Any]
+    run: Run,
+    result: dict[str, pd.DataFrame],
+    cases: dict[str, pd.DataFrame],
+    model: HookedTransformer,
+    data: AnalysisData,
+    roles: Roles,
+    steps: Sequence[int],
+    names: dict[str, Any],
 ) -> None:
     with _evaluating(model):
         patterns = attention.patterns_table(model, data)
-    for section, table in result.items():
-        run.tables.write(section, compact(table))
-    run.tables.write("attention", patterns.assign(**names, step=step))
+    held = _held(run, steps)
+    if EMERGENCE in held and EMERGENCE in result:
+        # Events whose curves were not measured this time are still those of these checkpoints.
+        others = held[EMERGENCE][~held[EMERGENCE]["part"].isin(result[EMERGENCE]["part"])]
+        result[EMERGENCE] = pd.concat([result[EMERGENCE], others], ignore_index=True)
+    for name, table in (*result.items(), *cases.items()):
+        run.tables.write(name, compact(table))
+    run.tables.write("attention", patterns.assign(**names, step=steps[-1]))
     run.tables.write("tokens", attention.tokens_table(data).assign(**names))
-    if "formation" in result:
-        run.tables.write_summary(summarise(result, data, roles))
+    run.tables.write_summary(summarise(held | result, data, roles))
+
+
+def _held(run: Run, steps: Sequence[int]) -> dict[str, pd.DataFrame]:
+    """The tables of sections that an earlier analysis of the same checkpoints left; none where it was of others."""
+    found = {name: table for name in (*SECTIONS, EMERGENCE) if (table := run.tables.read(name)) is not None}
+    measured = {int(step) for name, table in found.items() if name != EMERGENCE for step in table["step"].dropna()}
+    return found if measured and max(measured) == steps[-1] and measured <= set(steps) else {}
