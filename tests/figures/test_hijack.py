@@ -188,7 +188,7 @@ def test_tables_that_cannot_be_drawn_are_refused(draw: Any) -> None:
 
 
 def test_a_table_without_any_gap_or_plain_prompt_is_refused() -> None:
-    with pytest.raises(UsageError, match="no prompt .* has an attention gap"):
+    with pytest.raises(UsageError, match=r"no prompt .* has an attention gap"):
         hijack.hijack_map(prompts_table(gap=False).assign(theory_gap=np.nan))
     with pytest.raises(UsageError, match="no prompt with n_prior 0"):
         hijack.margin_by_context(prompts_table().query("n_prior == 1"))

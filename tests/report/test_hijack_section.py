@@ -84,7 +84,7 @@ BOXES = """() => {
     const box = (plot, name) => plot.querySelector(name)?.getBoundingClientRect().toJSON();
     return [...document.querySelectorAll('#hijack .js-plotly-plot')].map(plot => ({
         card: plot.getBoundingClientRect().toJSON(), legend: box(plot, '.infolayer .legend'), slider: box(plot, '.slider-container'),
-        titles: [...plot.querySelectorAll('.infolayer .xtitle, .infolayer .x2title')].map(title => title.getBoundingClientRect().bottom),
+        titles: [...plot.querySelectorAll('text[class^="x"][class*="title"]')].map(title => title.getBoundingClientRect().bottom),
     }));
 }"""
 

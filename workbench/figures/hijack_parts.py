@@ -65,7 +65,8 @@ def margin_parts(table: pd.DataFrame) -> go.Figure:
     figure.add_hline(y=0, line={"color": theme.INK, "width": 1.2})
     figure.update_xaxes(title={"text": "number of pairs q c in the context", "standoff": 6}, type="category")
     figure.update_yaxes(title_text="part of the margin (logits)", col=1)
-    theme.finish(figure, f"What the margin is made of: {theme.as_text(distinct(table, 'run')[0])}", _caption(held, rows, last), height=500)
+    title = f"What the margin is made of: {theme.as_text(distinct(table, 'run')[0])}"
+    theme.finish(figure, title, _caption(held, rows, last), height=470 + 10 * len(list(figure.data)))  # room for the legend's rows
     return figure.update_layout(barmode="relative", bargap=0.35, margin={"t": 84, "b": 140}, legend={"traceorder": "normal"})
 
 
