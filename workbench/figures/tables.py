@@ -29,9 +29,12 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> N
 
 
 def where(table: pd.DataFrame, **equal: Any) -> pd.DataFrame:
-    """The rows in which every named column has the given value."""
+    """The rows in which every named column has the given value; None: in which it is empty, as it is where the table lacks it."""
     mask = np.ones(len(table), dtype=bool)
     for column, value in equal.items():
+        if value is None:
+            mask &= table[column].isna().to_numpy(dtype=bool) if column in table else True
+            continue
         mask &= cast(pd.Series, table[column] == value).to_numpy(dtype=bool, na_value=False)
     return cast(pd.DataFrame, table.loc[mask])
 

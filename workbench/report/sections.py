@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -22,6 +23,9 @@ from workbench.figures.attention import DECIMALS, attention_heads_html, attentio
 from workbench.figures.circuit import HEAD_NAME, circuit_curves, circuit_rows
 from workbench.figures.head_curves import SCORE_TITLES, score_curves
 from workbench.figures.heads import score_heat_map
+from workbench.figures.hijack import hijack_map, margin_by_context
+from workbench.figures.hijack_curves import PANELS, hijack_curves
+from workbench.figures.hijack_parts import margin_parts
 from workbench.figures.tables import REPEATS, distinct, score_tasks, where
 from workbench.figures.theme import variant_colour
 
@@ -33,6 +37,9 @@ ON_REPEATS = ("previous_token_score", "prefix_matching_score")
 
 MAX_HEADS = 16
 """Heads of one run that are drawn, those with a role first."""
+
+MAX_HIJACK_RUNS = 4
+"""Runs whose prompts are drawn: the map of one run of 41 checkpoints takes some 200 KB."""
 
 PATTERN_BUDGET = 900_000
 """Characters of attention patterns in a report: with the libraries (6.1 MB) and the figures, the page of eight runs of
@@ -216,6 +223,49 @@ def _roles(entry: Entry) -> dict[str, str]:
     return roles | {head: "induction head" for head in entry.summary.get("induction_heads", ()) if head != previous}
 
 
+def hijack_section(runs: Sequence[Entry]) -> Section | None:
+    """Who wins where the context contradicts the bigrams: over training, then prompt by prompt and in parts for each run."""
+    tables = {entry.label: table for entry in runs if (table := entry.table("hijack")) is not None}
+    blocks: list[Block] = []
+    followed = [table for table in tables.values() if _over_steps(table)]
+    if followed:
+        blocks.append(Block("figure", figure=hijack_curves(pd.concat(followed, ignore_index=True))))
+    drawn: list[str] = []
+    left_out: list[str] = []
+    for entry in runs:
+        if entry.label not in tables:
+            continue
+        if len(drawn) == MAX_HIJACK_RUNS:
+            left_out.append(entry.label)
+            continue
+        figures = _hijack_figures(tables[entry.label], entry.table("hijack_prompts"))
+        if figures:
+            drawn.append(entry.label)
+            blocks += [Block("heading", text=entry.label), *(Block("figure", figure=figure) for figure in figures)]
+    if left_out:
+        words = f"Prompts and parts of these runs are left out to keep this file small: {', '.join(left_out)}."
+        blocks.append(Block("note", text=f"{words} Make a report of these runs alone to see them."))
+    return Section("hijack", "Knowledge hijack", blocks) if blocks else None
+
+
+def _over_steps(table: pd.DataFrame) -> bool:
+    """Whether the table follows anything that the curves draw."""
+    drawn = cast(pd.DataFrame, table.loc[table["metric"].isin([panel.metric for panel in PANELS])])
+    return drawn["step"].nunique() > 1
+
+
+def _hijack_figures(table: pd.DataFrame, prompts: pd.DataFrame | None) -> list[go.Figure]:
+    """A run's map, margins and parts, as far as its tables hold them."""
+    draws: list[Callable[[], go.Figure]] = [lambda: margin_parts(table)]
+    if prompts is not None:
+        draws = [lambda: hijack_map(prompts, table), lambda: margin_by_context(prompts), *draws]
+    figures = []
+    for draw in draws:
+        with suppress(UsageError):  # older tables, and runs too short to be fitted, lack what some figure shows
+            figures.append(draw())
+    return figures
+
+
 def attention_section(runs: Sequence[Entry]) -> Section | None:
     """Every head's attention on the first sample sequence, at the last checkpoint of each run."""
     blocks: list[Block] = []
@@ -280,6 +330,7 @@ SECTIONS: list[Callable[[Sequence[Entry]], Section | None]] = [
     formation_section,
     circuit_section,
     heads_section,
+    hijack_section,
     attention_section,
     provenance_section,
 ]
