@@ -51,6 +51,12 @@ presets: dict[str, RunConfig] = {
             checkpoint_every=25,
         ),
     ),
+    # Sentences of facts in which a few subjects have another object than the true one for the whole sequence.
+    "analogies": RunConfig(
+        task=TriggerBigramConfig(language="facts", triggers="random", outputs="followers", n_triggers=4),
+        model=ModelConfig(),
+        train=TrainConfig(steps=1000, checkpoint_every=25),
+    ),
     # Olsson et al.: random tokens that repeat. The period varies from sequence to sequence: at one fixed period, layer-0
     # heads that attend at that distance solve the task, and no induction head forms.
     "repeated-tokens": RunConfig(

@@ -11,7 +11,7 @@ from workbench.errors import ConfigError, UsageError
 from workbench.tasks import make_task
 from workbench.tasks.base import Batch, Task
 from workbench.tasks.draw import generator
-from workbench.tasks.hijack import Prompts, grid, hijack_prompts
+from workbench.tasks.hijack import Prompts, beat_of, grid, hijack_prompts
 from workbench.tasks.repeated_tokens import RepeatedTokens
 from workbench.tasks.trigger_bigram import TriggerBigram
 
@@ -76,7 +76,7 @@ class AnalysisData:
             designs = grid(bigram, task.fixed_triggers.tolist())
         except UsageError:  # a language whose triggers have too few followers
             return None
-        fitting = [design for design in designs if design.length <= length]
+        fitting = [design for design in designs if design.shortest(beat_of(bigram, design.trigger)[0]) <= length]
         rng = generator(self.seed, "analyze", len(self.tasks) + 1)
         return hijack_prompts(fitting * PROMPTS_EACH, bigram, length, rng) if fitting else None
 
