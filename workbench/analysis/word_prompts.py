@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,7 @@ class FactPrompt(Prompt):
     statements: int
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """How words become tokens. Both raise UsageError, with the reason, for words that do not."""
 
@@ -97,7 +98,7 @@ class TaskWords:
 
 class TokenizerWords:
     """The vocabulary of a language model (a TransformerBridge, or what has its `to_tokens` and `tokenizer`). A word that follows a
-    text is what its tokens add to those of the text, with a space between."""
+    text is what its tokens add to those of the text, with a blank between (after a line's end: without)."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -109,12 +110,13 @@ class TokenizerWords:
 
     def next_token(self, text: str | None, word: str) -> int:
         """The one token that a word adds; raises UsageError where it adds several."""
+        if text is not None and text.endswith(" "):
+            raise UsageError("the prompt ends with a blank, but the next word brings its own; leave the blank off")
         before = [] if text is None else self._plain(text)
-        after = self._plain(word if text is None else text + (word if word[:1].isspace() else f" {word}"))
+        apart = "" if (text is not None and text[-1:].isspace()) or word[:1].isspace() else " "
+        after = self._plain(f"{text or ''}{apart}{word}")
         if after[: len(before)] != before:
-            raise UsageError(
-                f"the tokenizer joins {word!r} to the end of the prompt; let the prompt end with a whole word, without a blank"
-            )
+            raise UsageError(f"the tokenizer joins {word!r} to the end of the prompt; let the prompt end with a whole word")
         added = after[len(before) :]
         if len(added) != 1:
             raise UsageError(
