@@ -129,5 +129,5 @@ def test_an_architecture_that_the_bridge_does_not_know(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "lm")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model_type": "nobodys", "architectures": ["Nobody"]}))
-    with pytest.raises(CheckpointError, match="cannot be loaded as a language model: .*nobodys"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded as a language model: .*nobodys"):
         load_pretrained(copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -161,7 +162,7 @@ def test_prompts_of_facts_say_the_counterfactual_so_often():
                 (relation,) = (relation for relation in RELATIONS.values() if subject in relation.facts)
                 assert relation.facts[subject] == word and relation.name != prompt.relation
         tokens = VOCABULARY.tokens(prompt.text)
-        assert all(FACTS.bigram[a, b] > 0 for a, b in zip(tokens, tokens[1:], strict=False))
+        assert all(FACTS.bigram[a, b] > 0 for a, b in pairwise(tokens))
     assert {prompt.relation for prompt in prompts} == {"young", "capital"} and {prompt.statements for prompt in prompts} == {0, 1, 3}
 
 
