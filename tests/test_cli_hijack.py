@@ -16,11 +16,13 @@ from workbench.tasks import language
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """facts: the context wins at its only step; other: a run of another task; none: a run without one; lm: a language model."""
+    """facts: the context loses at step 3 and wins at step 5; other: a run of another task; none: a run without one; lm: a language model."""
     folder = tmp_path_factory.mktemp("hijack")
     model = associative_memory(language.facts(65).bigram, 41, Strengths(t2=8.0)).float()
     facts = TriggerBigramConfig(language="facts", seq_len=37, n_triggers=3, triggers="random", outputs="followers")
-    Run.create(folder / "runs" / "facts", RunConfig(model=model.config, task=facts)).save(5, model)
+    run = Run.create(folder / "runs" / "facts", RunConfig(model=model.config, task=facts))
+    run.save(3, associative_memory(language.facts(65).bigram, 41, Strengths(t2=2.0)).float())
+    run.save(5, model)
     small = ModelConfig(d_vocab=11, d_model=14, n_heads=2, n_ctx=13)
     for name, task in (("other", TriggerBigramConfig(d_vocab=11, seq_len=13, n_triggers=2)), ("none", None)):
         Run.create(folder / "runs" / name, RunConfig(model=small, task=task)).save(0, HookedTransformer(small))
@@ -55,6 +57,12 @@ def test_a_prompt_with_two_words(typed):
 def test_a_prompt_alone(typed):
     status, out, _ = typed("runs/facts/checkpoints/step_00000005", ". dog")
     assert status == 0 and out.startswith("most likely next: puppy 0.") and len(out.splitlines()) == 1
+
+
+def test_an_earlier_checkpoint(typed):
+    out = typed("runs/facts/checkpoints/step_00000003", ". France Rome . France", "--context", "Rome", "--prior", "Paris")[1]
+    assert out.startswith("Paris (prior) beats Rome (context) by 1.33 logits: hijacked\n")
+    assert ", hijacked\n" in typed("runs/facts/checkpoints/step_00000003", "--relation", "colour")[1]
 
 
 def test_a_prompt_for_scripts(typed):
