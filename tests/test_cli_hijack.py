@@ -16,7 +16,7 @@ from workbench.tasks import language
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """facts: the context loses at step 3 and wins at step 5; other: a run of another task; none: a run without one; lm: a language model."""
+    """facts: the context loses at step 3 and wins at step 5; other: a run of another task; none: one without; lm: a language model."""
     folder = tmp_path_factory.mktemp("hijack")
     model = associative_memory(language.facts(65).bigram, 41, Strengths(t2=8.0)).float()
     facts = TriggerBigramConfig(language="facts", seq_len=37, n_triggers=3, triggers="random", outputs="followers")

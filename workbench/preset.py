@@ -57,7 +57,7 @@ presets: dict[str, RunConfig] = {
     "analogies": RunConfig(
         task=TriggerBigramConfig(language="facts", triggers="random", outputs="followers", n_triggers=24, seq_len=128),
         model=ModelConfig(n_ctx=128),
-        train=TrainConfig(steps=1000, checkpoint_every=25),
+        train=TrainConfig(steps=2000, checkpoint_every=50),
     ),
     # Olsson et al.: random tokens that repeat. The period varies from sequence to sequence: at one fixed period, layer-0
     # heads that attend at that distance solve the task, and no induction head forms.
