@@ -198,7 +198,7 @@ CASES = [
         "short-text", [*NEW, "--task.language", "t.txt", "--task.d-vocab", "5", "--model.d-vocab", "5"],
         ("t.txt has 10 characters", "at least 50"), prepare=text("t.txt", "abcde abcdef"),
     ),
-    Case("no-text", [*NEW, "--task.language", "t.txt"], ("t.txt", "synthetic, prose or the path")),
+    Case("no-text", [*NEW, "--task.language", "t.txt"], ("t.txt", "synthetic, prose, facts or the path")),
     # Paths.
     Case("no-path", ["analyze", "nowhere"], ("there is no nowhere",)),
     Case("not-a-run", ["analyze", "notes"], ("notes is not a run",), prepare=text("notes/a.txt", "a")),

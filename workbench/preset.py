@@ -51,6 +51,14 @@ presets: dict[str, RunConfig] = {
             checkpoint_every=25,
         ),
     ),
+    # Sentences of facts, in which many subjects have another object than the true one for the whole sequence. With few such
+    # triggers the best guess after one statement is still the true object, and nothing is learnt from the context (tried: 4 of 32 at
+    # T = 64); with 24, one statement makes it likely that the subject is a trigger.
+    "analogies": RunConfig(
+        task=TriggerBigramConfig(language="facts", triggers="random", outputs="followers", n_triggers=24, seq_len=128),
+        model=ModelConfig(n_ctx=128),
+        train=TrainConfig(steps=2000, checkpoint_every=50),
+    ),
     # Olsson et al.: random tokens that repeat. The period varies from sequence to sequence: at one fixed period, layer-0
     # heads that attend at that distance solve the task, and no induction head forms.
     "repeated-tokens": RunConfig(

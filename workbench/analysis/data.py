@@ -13,7 +13,7 @@ from workbench.errors import ConfigError, UsageError
 from workbench.tasks import make_task
 from workbench.tasks.base import Batch, Task
 from workbench.tasks.draw import generator
-from workbench.tasks.hijack import Prompts, grid, hijack_prompts
+from workbench.tasks.hijack import Prompts, beat_of, grid, hijack_prompts
 from workbench.tasks.repeated_tokens import RepeatedTokens
 from workbench.tasks.trigger_bigram import TriggerBigram
 
@@ -81,7 +81,7 @@ class AnalysisData:
             designs = grid(bigram, _asked(task))
         except UsageError:  # a language whose triggers have too few followers
             return None
-        fitting = [design for design in designs if design.length <= length]
+        fitting = [design for design in designs if design.shortest(beat_of(bigram, design.trigger)[0]) <= length]
         rng = generator(self.seed, "analyze", len(self.tasks) + 1)
         return hijack_prompts(fitting * PROMPTS_EACH, bigram, length, rng) if fitting else None
 
@@ -120,8 +120,9 @@ def _asked(task: TriggerBigram) -> list[int]:
     triggers, and what follows them by the language is then never learnt; rarer ones are known by both."""
     if task.config.triggers == "fixed":
         return task.fixed_triggers.tolist()
-    by_frequency = np.argsort(-task.language.unigram, kind="stable")
-    return by_frequency[: task.config.d_vocab // 2 : -(-task.config.d_vocab // 2 // SPREAD)].tolist()
+    weights = task.language.trigger_weights()
+    half = max(1, np.count_nonzero(weights) // 2)
+    return np.argsort(-weights, kind="stable")[: half : -(-half // SPREAD)].tolist()
 
 
 def _beyond(model: ModelConfig, task: Task, seed: int, sequences: int, index: int) -> Batch | None:

@@ -30,19 +30,21 @@ class TriggerBigramConfig(TaskConfig):
     seq_len: int = 64
     """tokens in a training sequence (one more is drawn, as the last target)"""
     language: str = "synthetic"
-    """synthetic (Zipf-Dirichlet), prose (the standard library's own documentation), or the path of a text file"""
+    """synthetic (Zipf-Dirichlet), prose (the standard library's own documentation), facts (sentences of plain facts,
+    65 words), or the path of a text file"""
     language_seed: int = 0
     """seed of the synthetic language and of the choice of held-out outputs"""
     zipf_exponent: float = 1.0
-    """synthetic language: base frequency of the token of rank r is proportional to 1 / r ** zipf_exponent"""
+    """synthetic language: base frequency of the token of rank r is proportional to 1 / r ** zipf_exponent; facts: that of subjects"""
     concentration: float = 10.0
     """synthetic language: each row of the bigram matrix is Dirichlet(concentration * base frequencies)"""
     n_triggers: int = 5
     """triggers in each sequence"""
     triggers: Literal["fixed", "random"] = "fixed"
     """fixed: the most frequent tokens; random: drawn from the unigram distribution for each sequence"""
-    outputs: Literal["uniform", "bigram"] = "uniform"
-    """a trigger's output is uniform over the vocabulary, or a bigram draw from the trigger"""
+    outputs: Literal["uniform", "bigram", "followers"] = "uniform"
+    """a trigger's output is uniform over the vocabulary, a bigram draw from the trigger, or uniform over the tokens that
+    can follow the trigger in the language"""
     no_repeat: bool = False
     """an output never equals its trigger"""
     ood_fraction: float = 0.0

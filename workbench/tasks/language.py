@@ -1,7 +1,7 @@
 """Bigram languages: which token follows which (Bietti et al., arXiv 2306.00802, section 3: pi_u and pi_b).
 
-Three sources: made up (`synthetic`), counted in a text (`from_text`), and counted in the standard library's own
-documentation (`prose`), which is on every machine.
+Four sources: made up (`synthetic`), counted in a text (`from_text`), counted in the standard library's own
+documentation (`prose`), which is on every machine, and sentences of a few plain facts (`facts`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from workbench.config import TriggerBigramConfig
 from workbench.errors import ConfigError, UsageError
 from workbench.tasks.alias import quantised
+from workbench.tasks.facts import RELATIONS, SEPARATOR, WORDS
 
 VISIBLE = string.ascii_lowercase + string.ascii_uppercase + string.digits + string.punctuation
 CHARACTERS_PER_TOKEN = 10
 """a text is long enough for bigrams when it has at least this many characters for each token of the vocabulary"""
+TRUE_SHARE = 0.8
+"""how often a subject of the language `facts` is followed by its true object"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,8 @@ class Language:
     """probability of the next token (column) after the current one (row), in [0, 1]"""
     strings: tuple[str, ...]
     """how each token is written in figures and tables; all different"""
+    eligible: Bool[np.ndarray, " d_vocab"] | None = None
+    """the tokens that may be triggers; None: all"""
 
     def __post_init__(self) -> None:
         d_vocab = len(self.strings)
@@ -52,11 +57,17 @@ class Language:
             table = quantised(table)
             table.flags.writeable = False
             object.__setattr__(self, name, table)
+        if self.eligible is not None and self.eligible.shape != (d_vocab,):
+            raise ConfigError(f"language: eligible has the shape {self.eligible.shape}, but {d_vocab} tokens need {(d_vocab,)}")
 
     @property
     def d_vocab(self) -> int:
         """Tokens in the vocabulary."""
         return len(self.strings)
+
+    def trigger_weights(self) -> Float[np.ndarray, " d_vocab"]:
+        """How often each token occurs, 0 for a token that may not be a trigger: triggers are drawn in these proportions."""
+        return self.unigram if self.eligible is None else self.unigram * self.eligible
 
     def entropies(self) -> Float[np.ndarray, " d_vocab"]:
         """Entropy of the next token after each token, in nats, in [0, ln d_vocab]."""
@@ -86,6 +97,35 @@ def synthetic(d_vocab: int, zipf_exponent: float = 1.0, concentration: float = 1
             "raise concentration"
         )
     return Language(unigram, bigram, token_names(d_vocab))
+
+
+def facts(d_vocab: int, zipf_exponent: float = 1.0, true_share: float = TRUE_SHARE) -> Language:
+    """Sentences of three words, subject object ".", over the relations of facts.py. After a subject comes its true object with
+    probability `true_share`, and each other object of its relation with an equal share of the rest; after an object "."; after "."
+    the r-th subject with a probability proportional to 1 / r ** zipf_exponent. Only subjects may be triggers. The unigram is the
+    stationary distribution.
+
+    Raises ConfigError where d_vocab is not the number of words, or true_share no probability.
+    """
+    if d_vocab != len(WORDS):
+        raise ConfigError(f"language: facts has {len(WORDS)} words, but d_vocab={d_vocab}; set d_vocab to {len(WORDS)}")
+    if not 0 <= true_share <= 1:
+        raise ConfigError(f"language: true_share must lie in [0, 1], got {true_share}")
+    ids = {word: token for token, word in enumerate(WORDS)}
+    bigram, eligible = np.zeros((d_vocab, d_vocab)), np.zeros(d_vocab, dtype=bool)
+    for relation in RELATIONS.values():
+        for subject, true in relation.facts.items():
+            for word in relation.facts.values():
+                rest = (1 - true_share) / (len(relation.facts) - 1)
+                bigram[ids[subject], ids[word]] = true_share if word == true else rest
+            bigram[ids[true], ids[SEPARATOR]] = 1.0
+            eligible[ids[subject]] = True
+    rank = np.maximum(eligible.cumsum(), 1)
+    bigram[ids[SEPARATOR]] = eligible * rank**-zipf_exponent / (eligible * rank**-zipf_exponent).sum()
+    unigram = _stationary(quantised(bigram))
+    assert unigram is not None  # from the separator every word is reached
+    eligible.flags.writeable = False
+    return Language(unigram, bigram, WORDS, eligible)
 
 
 def from_text(text: str, d_vocab: int, where: str = "the text") -> Language:
@@ -136,15 +176,19 @@ def read_text(path: str) -> str:
         raise UsageError(f"language: {path} is not UTF-8 text (byte {error.start}); convert it to UTF-8") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"language: cannot read {path!r} ({reason}); expected synthetic, prose or the path of a text file") from error
+        raise UsageError(
+            f"language: cannot read {path!r} ({reason}); expected synthetic, prose, facts or the path of a text file"
+        ) from error
 
 
 def load(config: TriggerBigramConfig) -> Language:
-    """The language that a configuration names: synthetic, prose, or the path of a text file."""
+    """The language that a configuration names: synthetic, prose, facts, or the path of a text file."""
     if config.language == "synthetic":
         return synthetic(config.d_vocab, config.zipf_exponent, config.concentration, config.language_seed)
     if config.language == "prose":
         return from_text(prose(), config.d_vocab, where="the standard library's prose")
+    if config.language == "facts":
+        return facts(config.d_vocab, config.zipf_exponent)
     return from_text(read_text(config.language), config.d_vocab, where=config.language)
 
 

@@ -24,11 +24,13 @@ class TriggerBigram:
     """In each sequence, k triggers q_1 .. q_k are chosen and each is given an output o_i. Then z_0 ~ pi_u, and
     z_(t+1) = o_i where z_t = q_i, otherwise z_(t+1) ~ pi_b(. | z_t).
 
-    - triggers "fixed": the k most frequent tokens; "random": drawn from pi_u without replacement.
-    - outputs "uniform" over the allowed tokens, or "bigram": pi_b(. | q_i) restricted to them (uniform over them,
-      where pi_b gives them no weight at all). All tokens are allowed, except the trigger itself with `no_repeat`, and
-      except that `ood_fraction` keeps a share of the vocabulary for the outputs of the split "ood": training outputs
-      are never among these tokens, out-of-distribution outputs always. Bigram draws may be any token in both.
+    - triggers "fixed": the k most frequent tokens; "random": drawn from pi_u without replacement; both among the tokens
+      that the language lets be triggers (of the language "facts", the subjects).
+    - outputs "uniform" over the allowed tokens, "bigram": pi_b(. | q_i) restricted to them, or "followers": uniform over
+      those of them that pi_b(. | q_i) gives any weight (the last two uniform over all, where pi_b gives them none). All
+      tokens are allowed, except the trigger itself with `no_repeat`, and except that `ood_fraction` keeps a share of the
+      vocabulary for the outputs of the split "ood": training outputs are never among these tokens, out-of-distribution
+      outputs always. Bigram draws may be any token in both.
 
     The annotation "count" [batch, pos], which describes the step from t to t+1, is 0 where the next token is a
     bigram draw, otherwise the number of occurrences of this trigger so far (1 = first). `answered` is count >= 2,
@@ -39,10 +41,12 @@ class TriggerBigram:
         """Raises ConfigError where the configuration leaves a trigger no output, and what `language.load` raises."""
         self.config = config
         self.language = language.load(config)
-        seen = int((self.language.unigram > 0).sum())
-        if seen < config.n_triggers:
-            raise ConfigError(f"task: n_triggers={config.n_triggers}, but only {seen} tokens of this language ever occur; lower n_triggers")
-        self.fixed_triggers = np.argsort(-self.language.unigram, kind="stable")[: config.n_triggers]
+        weights = self.language.trigger_weights()
+        eligible = int((weights > 0).sum())
+        if eligible < config.n_triggers:
+            can = "ever occur" if self.language.eligible is None else "can be triggers"
+            raise ConfigError(f"task: n_triggers={config.n_triggers}, but only {eligible} tokens of this language {can}; lower n_triggers")
+        self.fixed_triggers = np.argsort(-weights, kind="stable")[: config.n_triggers]
         self.held_out = _held_out(config)
         self._unigram = AliasTable.of(self.language.unigram[None])
         self._bigram = AliasTable.of(self.language.bigram)
@@ -86,23 +90,35 @@ class TriggerBigram:
         permitted = np.tile(allowed, (self.config.d_vocab, 1))
         if self.config.no_repeat:
             np.fill_diagonal(permitted, False)
-        possible = self.fixed_triggers if self.config.triggers == "fixed" else np.flatnonzero(self.language.unigram)
+        possible = self.fixed_triggers if self.config.triggers == "fixed" else np.flatnonzero(self.language.trigger_weights())
         for trigger in possible:
             if not permitted[trigger].any():
                 name = self.language.strings[trigger]
                 raise ConfigError(f"task: no_repeat leaves the trigger {name!r} no output in the split {split!r}; change ood_fraction")
         # Rows of tokens that are never triggers may be empty; any distribution does for them.
         permitted[~permitted.any(1)] = True
-        weights = permitted * (self.language.bigram if self.config.outputs == "bigram" else 1.0)
+        follows = {"uniform": 1.0, "bigram": self.language.bigram, "followers": self.language.bigram > 0}
+        weights = permitted * follows[self.config.outputs]
         return quantised(np.where(weights.sum(1, keepdims=True) > 0, weights, permitted.astype(np.float64)))
 
     def describe(self) -> str:
         """One paragraph: what the sequences are."""
         config = self.config
-        sources = {"synthetic": "a synthetic bigram language", "prose": "the character bigrams of the standard library's prose"}
+        sources = {
+            "synthetic": "a synthetic bigram language",
+            "prose": "the character bigrams of the standard library's prose",
+            "facts": f"plain facts, each a subject, an object ({language.TRUE_SHARE:.0%} of the time the true one) and a full stop,",
+        }
         source = sources.get(config.language, f"the character bigrams of {config.language}")
-        choice = "always the most frequent tokens" if config.triggers == "fixed" else "drawn anew from the unigram distribution"
-        drawn = "uniformly" if config.outputs == "uniform" else "from the trigger's bigram"
+        kind = "tokens" if self.language.eligible is None else "subjects"
+        choice = f"always the most frequent {kind}"
+        if config.triggers == "random":
+            choice = "drawn anew " + ("from the unigram distribution" if self.language.eligible is None else f"from the {kind}")
+        drawn = {
+            "uniform": "uniformly",
+            "bigram": "from the trigger's bigram",
+            "followers": "uniformly from the tokens that can follow the trigger",
+        }[config.outputs]
         held = int(self.held_out.sum())
         return (
             f"Sequences of {config.seq_len} tokens from {source} over {config.d_vocab} tokens. "
@@ -113,7 +129,7 @@ class TriggerBigram:
         )
 
     def to_strings(self, tokens: Iterable[int]) -> list[str]:
-        """Each token as its character (white space in quotes), or t0, t1, ... in a large synthetic vocabulary."""
+        """Each token as its word or character (white space in quotes), or t0, t1, ... in a large synthetic vocabulary."""
         return [self.language.strings[token] for token in tokens]
 
     def fingerprint(self) -> str:
@@ -123,6 +139,8 @@ class TriggerBigram:
         digest = hashlib.sha256(json.dumps([config, self.language.strings], sort_keys=True).encode())
         for table in (self.language.unigram, self.language.bigram):
             digest.update((table * UNITS).astype("<u8").tobytes())
+        if self.language.eligible is not None:
+            digest.update(self.language.eligible.tobytes())
         return digest.hexdigest()
 
     def references(self) -> dict[str, float]:
@@ -138,9 +156,9 @@ class TriggerBigram:
         return {"bigram_loss": float(weights @ self.language.entropies())}
 
     def _random_triggers(self, batch_size: int, rng: np.random.Generator) -> Int[np.ndarray, "batch k"]:
-        """k tokens a sequence from pi_u without replacement: one after another, each from what is left. The sums are
-        exact (multiples of 2**-32), so no rounding can pick a token of weight zero."""
-        weights = np.tile(self.language.unigram, (batch_size, 1))
+        """k tokens a sequence from pi_u (of those that may be triggers) without replacement: one after another, each from what
+        is left. The sums are exact (multiples of 2**-32), so no rounding can pick a token of weight zero."""
+        weights = np.tile(self.language.trigger_weights(), (batch_size, 1))
         triggers = np.empty((batch_size, self.config.n_triggers), dtype=np.int64)
         for slot in range(self.config.n_triggers):
             cumulative = weights.cumsum(1)
