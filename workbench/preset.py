@@ -58,6 +58,14 @@ presets: dict[str, RunConfig] = {
         model=ModelConfig(d_vocab=64),
         train=TrainConfig(steps=800, checkpoint_every=20),
     ),
+    # Wang & Sato's comparison of positions: in-context answers inside the training length and beyond it, by position type
+    # (--stream none-standard,none-sinusoidal,none-relative,none-rotary,none-nopos). Triggers are drawn anew for each sequence, so
+    # that no token is known to be one. The table of learned positions has four times the rows that training uses.
+    "positions": RunConfig(
+        task=TriggerBigramConfig(n_triggers=8, triggers="random"),
+        model=ModelConfig(n_ctx=256, max_distance=32),
+        train=TrainConfig(steps=1000, checkpoint_every=100),
+    ),
 }
 
 
