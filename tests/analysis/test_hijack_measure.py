@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.reference_model import random_model
-from workbench.analysis import hijack_measure
+from workbench.analysis import hijack_measure, interventions
 from workbench.analysis.data import AnalysisData
 from workbench.analysis.roles import Head, Roles
 from workbench.config import RepeatedTokensConfig, TriggerBigramConfig
@@ -68,7 +68,7 @@ def test_margins_rates_and_gaps_against_loops():
 def test_chunks_change_nothing(monkeypatch):
     model = random_model(n_layers=2, d_vocab=23, n_ctx=47)
     whole, prompts = measured(model)
-    monkeypatch.setattr(hijack_measure, "CHUNK", 7)
+    monkeypatch.setattr(interventions, "PAIRS", 7 * 47**2)
     pieces, _ = measured(model)
     assert whole.keys() == pieces.keys() and len(prompts) > 14
     assert all(whole[key]["value"] == pytest.approx(pieces[key]["value"]) for key in whole)

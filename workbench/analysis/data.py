@@ -11,7 +11,7 @@ from workbench.errors import ConfigError, UsageError
 from workbench.tasks import make_task
 from workbench.tasks.base import Batch, Task
 from workbench.tasks.draw import generator
-from workbench.tasks.hijack import Prompts, grid, hijack_prompts
+from workbench.tasks.hijack import Design, Prompts, grid, hijack_prompts
 from workbench.tasks.repeated_tokens import RepeatedTokens
 from workbench.tasks.trigger_bigram import TriggerBigram
 
@@ -29,6 +29,14 @@ at one distance; on the other two it can be told."""
 SHORTEST_CONTROL = 12
 PROMPTS_EACH = 2
 """Hijack prompts of each design."""
+LONGER = 4
+"""Sequences beyond the training length are so many times as long as those of training, at most."""
+HIJACK_LENGTHS = (0.25, 0.5, 1, 2, 4)
+"""Lengths of the hijack prompts by position, in training lengths."""
+HIJACK_PAIRS = (1, 2)
+"""Pairs of trigger and context token in them."""
+HIJACK_DISTANCES = (2, 8)
+"""How far before the end their last pair ends: the least that is taken, and what is taken where it fits."""
 LONGEST_REPEATS = 256
 """Positions of the repeated-token sequences for a model without a task, at most."""
 
@@ -43,7 +51,7 @@ class AnalysisData:
     seed: int = 0
     """the seed that everything was drawn with"""
     beyond: Batch | None = None
-    """sequences of the own task up to twice as long as in training, as far as the model's positions go; None where they do not"""
+    """sequences of the own task up to four times as long as in training, as far as the model's positions go; None where they do not"""
 
     @property
     def own(self) -> str:
@@ -71,19 +79,35 @@ class AnalysisData:
         task = self.tasks[self.own]
         if not isinstance(task, TriggerBigram):
             return None
-        bigram, length = task.language.bigram, task.config.seq_len
-        try:
-            designs = grid(bigram, task.fixed_triggers.tolist())
-        except UsageError:  # a language whose triggers have too few followers
-            return None
-        fitting = [design for design in designs if design.length <= length]
+        length = task.config.seq_len
+        fitting = [design for design in _grid(task) if design.length <= length]
         rng = generator(self.seed, "analyze", len(self.tasks) + 1)
-        return hijack_prompts(fitting * PROMPTS_EACH, bigram, length, rng) if fitting else None
+        return hijack_prompts(fitting * PROMPTS_EACH, task.language.bigram, length, rng) if fitting else None
+
+    @cached_property
+    def hijack_prompts_by_length(self) -> list[Prompts]:
+        """Prompts of the same designs at several lengths, as far as the own sequences go, drawn once: only where they end
+        differs. The last pair ends 8 tokens before the end, or less where the shortest has no room for it; a length without
+        room for 2 is left out. Empty for a task without bigrams."""
+        task = self.tasks[self.own]
+        if not isinstance(task, TriggerBigram):
+            return []
+        longest = task.config.seq_len if self.beyond is None else self.beyond.tokens.shape[1]
+        least, wanted = HIJACK_DISTANCES
+        shortest = Design(0, 0, 0, n_context=max(HIJACK_PAIRS), distance=least).length
+        lengths = [length for share in HIJACK_LENGTHS if shortest <= (length := int(share * task.config.seq_len)) <= longest]
+        if not lengths:
+            return []
+        distance = min(wanted, least + lengths[0] - shortest)
+        designs = _grid(task, n_context=HIJACK_PAIRS, n_prior=(0,), distance=(distance,))
+        rng = generator(self.seed, "analyze", len(self.tasks) + 2)
+        return [hijack_prompts(designs, task.language.bigram, length, rng) for length in lengths] if designs else []
 
     @classmethod
     def draw(cls, model: ModelConfig, task: Task | None, seed: int = 0, sequences: int = SEQUENCES) -> AnalysisData:
         """Draw the sequences. Repeated tokens are uniform over the model's vocabulary, with a period of half the
-        length and, where the vocabulary allows, all different inside the period; there are a quarter as many of each kind."""
+        length and, where the vocabulary allows, all different inside the period; there are a quarter as many of each kind, and an eighth as many
+        longer sequences."""
         tasks: dict[str, Task] = {} if task is None else {task.config.name: task}
         tasks |= {name: RepeatedTokens(config) for name, config in _repeats(model, task).items()}
         own = next(iter(tasks))
@@ -91,7 +115,7 @@ class AnalysisData:
             name: tasks[name].sample(sequences if name == own else max(2, sequences // 4), generator(seed, "analyze", index))
             for index, name in enumerate(tasks)
         }
-        return cls(tasks, batches, seed, _beyond(model, tasks[own], seed, max(2, sequences // 2), len(tasks)))
+        return cls(tasks, batches, seed, _beyond(model, tasks[own], seed, max(2, sequences // 8), len(tasks)))
 
     @classmethod
     def of_run(cls, run: Run, sequences: int = SEQUENCES) -> AnalysisData:
@@ -110,9 +134,17 @@ def scoring_half(n: int) -> slice:
     return slice(n // 2, n)
 
 
+def _grid(task: TriggerBigram, **factors: Any) -> list[Design]:
+    """The designs over a task's fixed (or most frequent) triggers; none where these have too few followers in the language."""
+    try:
+        return grid(task.language.bigram, task.fixed_triggers.tolist(), **factors)
+    except UsageError:
+        return []
+
+
 def _beyond(model: ModelConfig, task: Task, seed: int, sequences: int, index: int) -> Batch | None:
     """Longer sequences of the same process: learned positions end at n_ctx, others never."""
-    length = 2 * task.config.seq_len
+    length = LONGER * task.config.seq_len
     if model.positional_embedding_type == "standard":
         length = min(length, model.n_ctx)
     if length <= task.config.seq_len:

@@ -20,14 +20,13 @@ from workbench.analysis.data import AnalysisData
 from workbench.analysis.estimates import PerSequence
 from workbench.analysis.hijack_fit import Counts, fit_strengths, r_squared, resampled_strengths
 from workbench.analysis.hijack_fit import sign_agreement as agreement
+from workbench.analysis.interventions import chunks
 from workbench.analysis.metrics import metric
 from workbench.analysis.roles import Head, Roles
 from workbench.analysis.rows import SAMPLE, Row, numbers
 from workbench.model import HookedTransformer
 from workbench.tasks.hijack import Prompts
 
-CHUNK = 128
-"""Prompts in a forward pass."""
 WANG_SATO = "Wang & Sato 2024 (2412.11459)"
 CLOSED_FORM, ATTENDED = "closed form", "attention of the induction heads"
 STRENGTHS = ("t1", "t2", "t3")
@@ -118,8 +117,8 @@ def answers(model: HookedTransformer, prompts: Prompts, heads: tuple[Head, ...] 
     """Margins of the prompts, and the attention gap of some heads at their ends."""
     names = sorted({f"blocks.{head.layer}.attn.hook_pattern" for head in heads})
     margins, gaps = [], []
-    for start in range(0, len(prompts), CHUNK):
-        part = prompts[start : start + CHUNK]
+    for rows in chunks(len(prompts), prompts.tokens.shape[1]):
+        part = prompts[rows]
         tokens = part.tokens.to(model.W_E.device)
         context, prior = (part.design[name].to(tokens.device)[:, None] for name in ("context", "prior"))
         last: dict[str, Tensor] = {}

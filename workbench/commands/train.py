@@ -90,7 +90,7 @@ def plan(start: RunConfig, streams: list[str], seeds: list[int | None], out: Pat
                 config = config.override(model={"seed": seed}, train={"data_seed": seed})
             folder = (out or default) if alone else (out or default) / config.model.variant / f"seed_{config.model.seed}"
             members.append(Member(config, folder))
-    return members
+    return list(dict.fromkeys(members))  # two names may stand for one variant: none, none-standard
 
 
 def _start(preset: str | None, config: Path | None) -> RunConfig:
