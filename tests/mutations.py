@@ -94,6 +94,8 @@ def _all() -> list[Mutation]:
         ("accuracy_by_position", length, "over(evaluation.correct[:, positions], batch.answered[:, positions])", "over(evaluation.correct[:, positions], ~batch.answered[:, positions])"),
         ("previous_token_by_position", length, "heads.previous_at_answers(tokens, asked)", "heads.previous_places(tokens)"),
         ("prefix_matching_by_position", length, "heads.counted(heads.induction_places(tokens), asked)", "heads.induction_places(tokens)"),
+        ("hijack_margin_by_position", length, "return hijack_margin(margins)", "return hijack_rate(margins)"),
+        ("hijack_rate_by_position", length, "return hijack_rate(margins)", "return hijack_rate(-margins)"),
         ("hijack_margin", hijack, "margins.append((logits.gather(1, context) - logits.gather(1, prior))", "margins.append((logits.gather(1, prior) - logits.gather(1, context))"),
         ("hijack_rate", hijack, "(margins < 0).to(margins.dtype)", "(margins > 0).to(margins.dtype)"),
         ("hijack_strength", ("analysis/hijack_fit.py", "test_hijack_fit"), "followed * high + elsewhere", "followed * high - elsewhere"),

@@ -263,17 +263,24 @@ def test_where_positions_end_the_bigrams_take_over():
     with torch.no_grad():
         model.pos_embed.W_pos[29:] = 0
     values, every, _ = hijacks(model)
-    favoured = (every[0].log_odds > 1).double().mean().item()
+    favoured = (every[0].log_odds > 3).double().mean().item()
     for last in (6, 13, 28):
         assert values["hijack_rate_by_position", last] == 0 and values["hijack_margin_by_position", last] > 5
     for last in (57, 115):
         assert values["hijack_rate_by_position", last] >= favoured > 0.2
-        assert values["hijack_margin_by_position", last] < 1
+        assert values["hijack_margin_by_position", last] < 2.5
 
 
 @pytest.mark.parametrize(
     ("seq_len", "n_ctx", "lengths", "distance"),
-    [(29, 29, [7, 14, 29], 2), (29, 57, [7, 14, 29], 2), (23, 53, [11, 23, 46], 6), (53, 53, [13, 26, 53], 8), (61, 61, [15, 30, 61], 8), (5, 7, [], 0)],
+    [
+        (29, 29, [7, 14, 29], 2),
+        (29, 57, [7, 14, 29], 2),
+        (23, 53, [11, 23, 46], 6),
+        (53, 53, [13, 26, 53], 8),
+        (61, 61, [15, 30, 61], 8),
+        (5, 7, [], 0),
+    ],
 )
 def test_prompts_of_several_lengths_differ_only_in_where_they_end(seq_len, n_ctx, lengths, distance):
     task = make_task(TriggerBigramConfig(d_vocab=23, seq_len=seq_len, n_triggers=3))

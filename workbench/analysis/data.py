@@ -106,8 +106,8 @@ class AnalysisData:
     @classmethod
     def draw(cls, model: ModelConfig, task: Task | None, seed: int = 0, sequences: int = SEQUENCES) -> AnalysisData:
         """Draw the sequences. Repeated tokens are uniform over the model's vocabulary, with a period of half the
-        length and, where the vocabulary allows, all different inside the period; there are a quarter as many of each kind, and an eighth as many
-        longer sequences."""
+        length and, where the vocabulary allows, all different inside the period. There are a quarter as many of each kind of
+        repeats as of own sequences, and an eighth as many beyond the training length."""
         tasks: dict[str, Task] = {} if task is None else {task.config.name: task}
         tasks |= {name: RepeatedTokens(config) for name, config in _repeats(model, task).items()}
         own = next(iter(tasks))

@@ -23,8 +23,8 @@ from workbench.analysis import heads
 from workbench.analysis.data import AnalysisData
 from workbench.analysis.estimates import PerSequence
 from workbench.analysis.hijack_measure import answers, hijack_margin, hijack_rate
-from workbench.analysis.interventions import chunks
 from workbench.analysis.icl import over
+from workbench.analysis.interventions import chunks
 from workbench.analysis.metrics import metric
 from workbench.analysis.roles import Roles
 from workbench.analysis.rows import Row, numbers
@@ -90,7 +90,8 @@ def _cut(start: int, stop: int, width: int) -> list[slice]:
 def accuracy_by_position(evaluation: Evaluation, batch: Batch, where: Sequence[slice]) -> list[PerSequence]:
     """In-context accuracy over the positions of a bin; `position` is the bin's first, and `part` the stretch that it lies in
     ("inside", "1x to 2x", "2x to 4x" the training length). A row without a position is over the whole stretch. An induction
-    circuit is right wherever the answer has been shown, also beyond the training length.
+    circuit is right wherever the answer has been shown, also beyond the training length. Late positions can also profit from
+    answers that were shown inside it: accuracy may stay high where the previous-token head fails; see hijack_rate_by_position.
 
     Gives one PerSequence for each bin of `where`.
 
@@ -177,7 +178,8 @@ def hijack_margin_by_position(margins: Float[Tensor, " prompt"]) -> PerSequence:
 )
 def hijack_rate_by_position(margins: Float[Tensor, " prompt"]) -> PerSequence:
     """How often the bigrams overrule the context at the end of prompts of one length, as in hijack_margin_by_position. A model
-    that misses the context beyond the training length falls back on the bigrams there.
+    that misses the context beyond the training length falls back on the bigrams there: the last pair, or the only one, stands
+    just before the end, so nothing shown inside helps.
 
     >>> hijack_rate_by_position(torch.tensor([1.0, -2.0])).estimate().value
     tensor(0.5000)

@@ -31,7 +31,9 @@ class Member:
 def train(
     preset: Annotated[str | None, Parameter(help="where to start: a name that `workbench presets` lists")] = None,
     *,
-    stream: Annotated[str | None, Parameter(help="none, query, key or value, with suffixes; several: none,value,value-detached,none-rotary")] = None,
+    stream: Annotated[
+        str | None, Parameter(help="none, query, key or value, with suffixes; several: none,value,value-detached,none-rotary")
+    ] = None,
     stream_source: Annotated[Literal["previous", "accumulated", "first"] | None, Parameter(help="where the stream comes from")] = None,
     seed: Annotated[int | None, Parameter(help="seed of weights and training data")] = None,
     seeds: Annotated[str | None, Parameter(help="several seeds: 0:8 (0 to 7) or 1,5,9")] = None,

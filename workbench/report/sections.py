@@ -22,6 +22,7 @@ from workbench.figures.attention import DECIMALS, attention_heads_html, attentio
 from workbench.figures.circuit import HEAD_NAME, circuit_curves, circuit_rows
 from workbench.figures.head_curves import SCORE_TITLES, score_curves
 from workbench.figures.heads import score_heat_map
+from workbench.figures.length import accuracy_by_position
 from workbench.figures.tables import REPEATS, distinct, score_tasks, where
 from workbench.figures.theme import variant_colour
 
@@ -258,6 +259,18 @@ def _attention_block(entry: Entry, attention: pd.DataFrame, tokens: pd.DataFrame
     return Block("attention", html=html, data=data)
 
 
+def length_section(runs: Sequence[Entry]) -> Section | None:
+    """Accuracy, the previous-token head and hijacks by position; runs of one variant are averaged, those of as many layers together."""
+    tables = {entry.label: table for entry in runs if (table := entry.table("length")) is not None}
+    table = pd.concat(tables.values(), ignore_index=True) if tables else pd.DataFrame({"metric": []})
+    if "accuracy_by_position" not in distinct(table, "metric"):
+        return None
+    models = {entry.label: entry.run.config.model for entry in runs if entry.label in tables}
+    several = len({model.n_layers for model in models.values()}) > 1
+    labels = {label: f"{model.variant}, {model.n_layers} layers" if several else model.variant for label, model in models.items()}
+    return Section("length", "Length", [Block("figure", figure=accuracy_by_position(table, labels))])
+
+
 def provenance_section(runs: Sequence[Entry]) -> Section:
     """The whole configuration of each run, and where it came from."""
     blocks = [
@@ -281,6 +294,7 @@ SECTIONS: list[Callable[[Sequence[Entry]], Section | None]] = [
     circuit_section,
     heads_section,
     attention_section,
+    length_section,
     provenance_section,
 ]
 """The sections of a report, in the order of the page."""
