@@ -70,8 +70,8 @@ def in_stretch(table: pd.DataFrame, metric: str, stretch: str) -> float:
         whole = of_metric[of_metric["position"].isna()]
         rows = whole[whole["part"] == stretch]
         if metric == "previous_token_by_position":
-            best = whole.loc[whole.loc[whole["part"] == "inside", "value"].idxmax()]
-            rows = rows[(rows["layer"] == best["layer"]) & (rows["head"] == best["head"])]
+            best = whole[whole["part"] == "inside"].sort_values("value").tail(1)
+            rows = rows.merge(best[["layer", "head"]], on=["layer", "head"])
     return float(rows["value"].iloc[0]) if len(rows) else float("nan")
 
 
