@@ -178,8 +178,8 @@ def hijack_margin_by_position(margins: Float[Tensor, " prompt"]) -> PerSequence:
 )
 def hijack_rate_by_position(margins: Float[Tensor, " prompt"]) -> PerSequence:
     """How often the bigrams overrule the context at the end of prompts of one length, as in hijack_margin_by_position. A model
-    that misses the context beyond the training length falls back on the bigrams there: the last pair, or the only one, stands
-    just before the end, so nothing shown inside helps.
+    that misses the context beyond the training length falls back on the bigrams there. Half of the prompts have one pair, just
+    before the end; of the others the first pair may stand inside the training length, and still be found.
 
     >>> hijack_rate_by_position(torch.tensor([1.0, -2.0])).estimate().value
     tensor(0.5000)
