@@ -96,6 +96,8 @@ def _all() -> list[Mutation]:
         ("previous_token_by_position", length, "heads.previous_at_answers(tokens, asked)", "heads.previous_places(tokens)"),
         ("prefix_matching_by_position", length, "heads.counted(heads.induction_places(tokens), asked)", "heads.induction_places(tokens)"),
         ("hijack_margin", answered, "return (logits.gather(1, context) - logits.gather(1, prior))", "return (logits.gather(1, prior) - logits.gather(1, context))"),
+        ("hijack_margin_by_position", length, "return hijack_margin(margins)", "return hijack_rate(margins)"),
+        ("hijack_rate_by_position", length, "return hijack_rate(margins)", "return hijack_rate(-margins)"),
         ("hijack_rate", hijack, "(margins < 0).to(margins.dtype)", "(margins > 0).to(margins.dtype)"),
         ("hijack_contribution", answered, "(value - for_prior[component])[:, 0]", "value[:, 0]"),
         ("hijack_contribution", hijack, "hijack_contribution(values[rows])", "hijack_contribution(values)"),

@@ -106,6 +106,17 @@ def test_train_variants_and_seeds_into_folders_of_their_own(typed):
         assert run.config.train.data_seed == run.config.model.seed and run.config.train.eval_seed == 0
 
 
+def test_train_position_types_into_folders_of_their_own(typed):
+    """A variant that two names stand for is trained once; a name without a position type keeps the configuration's."""
+    options = ["--steps", "3", "--seed", "0", "--out", "r", "--json"]
+    printed = typed("train", "--config", "tiny.yaml", "--stream", "none,none-standard,none-nopos,value-relative", *options)
+    assert json.loads(printed) == {"runs": [f"r/{variant}/seed_0" for variant in ("none", "none-nopos", "value-relative")]}
+    assert Run.load("r/none-nopos/seed_0").config.model.positional_embedding_type == "none"
+    kept = ["--model.positional-embedding-type", "none", "--stream", "none,value", *options]
+    printed = typed("train", "--config", "tiny.yaml", *kept, "--resume")
+    assert json.loads(printed) == {"runs": [f"r/{variant}/seed_0" for variant in ("none-nopos", "value-nopos")]}
+
+
 def test_train_with_any_field_changed(typed):
     typed(
         "train", "--config", "tiny.yaml", "--out", "r", "--steps", "2", "--dtype", "fp32", "--device", "cpu", "--seed", "3",
@@ -212,7 +223,7 @@ def test_construct_a_model_and_analyse_it(typed):
     printed = typed("construct", "associative-memory", "--stream", "--positions", "relative", *sizes, "--out", "m")
     assert printed == "m\n"
     run = Run.load("m")
-    assert run.steps == [0] and run.config.model.variant == "value" and run.config.model.positional_embedding_type == "relative"
+    assert run.steps == [0] and run.config.model.variant == "value-relative" and run.config.model.stream == "value"
     assert run.provenance["constructed"] == {"name": "associative-memory", "b0": "inf", "t1": "inf", "t2": 30.0, "t3": 1.0}
     [answer] = json.loads(typed("analyze", "m", "--json", "--only", "formation,probes"))
     assert answer["summary"]["previous_token_head"] == "L0H0" and answer["summary"]["induction_heads"] == ["L1H0"]

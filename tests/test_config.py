@@ -287,12 +287,45 @@ def test_unreadable_files(tmp_path, content, message):
         ({"stream_permute_heads": "fixed", "stream_detach": True}, "value-permuted-detached"),
         ({"stream_permute_heads": "by-position"}, "value-scrambled"),
         ({"stream_source": "first", "stream_mix": "learned", "stream_init": (1.0, 0.0)}, "value-first-learned-1-0"),
+        ({"positional_embedding_type": "relative"}, "value-relative"),
+        ({"positional_embedding_type": "none", "stream_init": (0.5, 0.5)}, "value-nopos-0.5-0.5"),
+        ({"stream": "none", "positional_embedding_type": "rotary"}, "none-rotary"),
+        ({"stream": "none", "positional_embedding_type": "none"}, "none-nopos"),
     ],
 )
 def test_the_name_of_a_variant_says_all_that_differs_and_is_read_back(fields, name):
-    config = ModelConfig(stream="value", **fields)
+    config = ModelConfig(**({"stream": "value"} | fields))
     assert config.variant == name
     assert ModelConfig(**variant_fields(name)) == config
+
+
+STREAM_FIELDS = st.fixed_dictionaries(
+    {
+        "stream": st.sampled_from(["query", "key", "value"]),
+        "stream_source": st.sampled_from(["previous", "accumulated", "first"]),
+        "stream_mix": st.sampled_from(["add", "learned"]),
+        "stream_init": st.tuples(*[st.integers(-999, 999).map(lambda number: number / 100)] * 2),
+        "stream_permute_heads": st.sampled_from(["none", "fixed", "by-position"]),
+        "stream_detach": st.booleans(),
+    }
+)
+
+
+@given(
+    stream=STREAM_FIELDS | st.just({"stream": "none"}),
+    positions=st.sampled_from(["standard", "sinusoidal", "relative", "rotary", "none"]),
+)
+def test_every_variant_is_read_back_from_its_name(stream, positions):
+    config = ModelConfig(**stream, positional_embedding_type=positions)
+    assert ModelConfig(**variant_fields(config.variant)) == config
+
+
+def test_a_name_that_says_nothing_of_positions_leaves_them_alone():
+    assert variant_fields("none") == {"stream": "none"} and variant_fields("none-standard")["positional_embedding_type"] == "standard"
+    assert ModelConfig(**variant_fields("none-standard")).variant == "none"
+    rotary = ModelConfig(positional_embedding_type="rotary")
+    assert rotary.replace(**variant_fields("value")).variant == "value-rotary"
+    assert rotary.replace(**variant_fields("value-standard")).variant == "value"
 
 
 @pytest.mark.parametrize(
@@ -301,6 +334,9 @@ def test_the_name_of_a_variant_says_all_that_differs_and_is_read_back(fields, na
         ("vlaue", "unknown stream 'vlaue'; did you mean value"),
         ("value-detach", "did you mean detached"),
         ("none-detached", "nothing to vary"),
+        ("none-detached-rotary", "nothing to vary"),
+        ("none-rotray", "did you mean rotary"),
+        ("value-rotary-relative", "relative contradicts an earlier suffix"),
         ("value-1.2.3-0", "no pair of numbers"),
         ("value-0.5", "unknown suffix"),
     ],

@@ -51,13 +51,12 @@ presets: dict[str, RunConfig] = {
             checkpoint_every=25,
         ),
     ),
-    # Sentences of facts, in which many subjects have another object than the true one for the whole sequence. With few such
-    # triggers the best guess after one statement is still the true object, and nothing is learnt from the context (tried: 4 of 32 at
-    # T = 64); with 24, one statement makes it likely that the subject is a trigger.
+    # Sentences of facts, in which some subjects have another object than the true one for the whole sequence. Frequencies of subjects
+    # are Zipf's: with subjects alike, a sequence asks for few of them twice, and nothing is learnt from the context (tried).
     "analogies": RunConfig(
-        task=TriggerBigramConfig(language="facts", triggers="random", outputs="followers", n_triggers=24, seq_len=128),
-        model=ModelConfig(n_ctx=128),
-        train=TrainConfig(steps=2000, checkpoint_every=50),
+        task=TriggerBigramConfig(language="facts", triggers="random", outputs="followers", n_triggers=8),
+        model=ModelConfig(),
+        train=TrainConfig(steps=1000, checkpoint_every=25),
     ),
     # Olsson et al.: random tokens that repeat. The period varies from sequence to sequence: at one fixed period, layer-0
     # heads that attend at that distance solve the task, and no induction head forms.
@@ -65,6 +64,14 @@ presets: dict[str, RunConfig] = {
         task=RepeatedTokensConfig(placement="jittered"),
         model=ModelConfig(d_vocab=64),
         train=TrainConfig(steps=800, checkpoint_every=20),
+    ),
+    # Wang & Sato's comparison of positions: in-context answers inside the training length and beyond it, by position type
+    # (--stream none-standard,none-sinusoidal,none-relative,none-rotary,none-nopos). Triggers are drawn anew for each sequence, so
+    # that no token is known to be one. The table of learned positions has four times the rows that training uses.
+    "positions": RunConfig(
+        task=TriggerBigramConfig(n_triggers=8, triggers="random"),
+        model=ModelConfig(n_ctx=256, max_distance=32),
+        train=TrainConfig(steps=1000, checkpoint_every=100),
     ),
 }
 

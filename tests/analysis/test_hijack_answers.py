@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from tests import reference_hijack
 from tests.reference_model import random_model
-from workbench.analysis import hijack_answers
+from workbench.analysis import interventions
 from workbench.analysis.attribution import direct_contributions, needed
 from workbench.analysis.data import AnalysisData
 from workbench.analysis.hijack import attention, attention_mass
-from workbench.analysis.hijack_answers import answers, global_margins
+from workbench.analysis.hijack_answers import answers, global_margins, margins_of
 from workbench.analysis.roles import Head
 from workbench.config import TriggerBigramConfig
 from workbench.model.constructed import Strengths, associative_memory
@@ -99,12 +99,14 @@ def test_chunks_change_nothing(monkeypatch):
     model = random_model(n_layers=2, n_heads=3, d_vocab=23, n_ctx=31, stream="value")
     prompts, corpus = few(model, 17)
     whole = answers(model, prompts, (Head(1, 0),), corpus)
-    monkeypatch.setattr(hijack_answers, "CHUNK", 7)
+    assert torch.equal(margins_of(model, prompts), whole.margins)
+    monkeypatch.setattr(interventions, "PAIRS", 7 * 31**2)
     pieces = answers(model, prompts, (Head(1, 0),), corpus)
     for name in ("margins", "gaps", "global_margins"):
         torch.testing.assert_close(getattr(whole, name), getattr(pieces, name))
     for component, values in whole.contributions.items():
         torch.testing.assert_close(values, pieces.contributions[component])
+    torch.testing.assert_close(margins_of(model, prompts), whole.margins)
 
 
 V, T = 7, 11

@@ -126,7 +126,7 @@ def test_longer_sequences_where_positions_allow_them():
     assert AnalysisData.draw(config, RANDOM_PLACES, sequences=4).beyond.tokens.shape == (2, 17)  # n_ctx
     assert AnalysisData.draw(config.replace(n_ctx=16), RANDOM_PLACES, sequences=4).beyond is None
     free = config.replace(positional_embedding_type="none", n_ctx=16)
-    assert AnalysisData.draw(free, RANDOM_PLACES, sequences=4).beyond.tokens.shape == (2, 32)
+    assert AnalysisData.draw(free, RANDOM_PLACES, sequences=24).beyond.tokens.shape == (3, 64)
     equal = make_task(RepeatedTokensConfig(d_vocab=D_VOCAB, seq_len=16))
     tokens = AnalysisData.draw(free, equal, sequences=4).beyond.tokens
     assert torch.equal(tokens[:, 8:], tokens[:, :-8])  # the period of training, not of the longer sequence

@@ -98,3 +98,33 @@ def training_metrics(sizes: Sizes = SMALL) -> pd.DataFrame:
         values[1::2] = np.nan
         table[metric] = values
     return table
+
+
+INSIDE, BEYOND = (0, 5, 10), (13, 18, 26, 36)
+"""bins of a training length of 13"""
+
+
+def _part_of(position: int) -> str:
+    return "inside" if position < 13 else "1x to 2x" if position < 26 else "2x to 4x"
+
+
+def length_table(run: str = "a", variant: str = "none", shift: float = 0.0, positions: Sequence[int] = (*INSIDE, *BEYOND)) -> pd.DataFrame:
+    """One run's table of the section length: head 1 of layer 0 is the best at the last step, and head 0 before."""
+    rows: list[dict[str, object]] = []
+    for step in (0, 70):
+        for position in (*positions, None):
+            part = "inside" if position is None else _part_of(position)
+            at = {"step": step, "position": position, "part": part}
+            value = 0.5 if position is None else 0.9 - position / 100 - shift
+            rows.append({**at, "metric": "accuracy_by_position", "value": value * step / 70})
+            for layer, head in ((0, 0), (0, 1), (1, 0)):
+                score = 0.3 + 0.1 * head * (1 if step else -1) - 0.001 * (position or 0) - shift
+                rows.append({**at, "metric": "previous_token_by_position", "layer": layer, "head": head, "value": score - 0.2 * layer})
+        rows += [
+            {"step": step, "position": last, "part": _part_of(last), "metric": "hijack_rate_by_position", "value": last / 100 + shift}
+            for last in (6, 12, 25, 51)
+            if last <= max(positions) + 17
+        ]
+    found = pd.DataFrame(rows).assign(run=run, variant=variant, seed=0, task="trigger-bigram", n=7)
+    found = found.assign(ci_low=found["value"] - 0.02, ci_high=found["value"] + 0.02)
+    return found.astype({"position": "Int64", "layer": "Int64", "head": "Int64"})

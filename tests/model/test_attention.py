@@ -7,9 +7,14 @@ import pytest
 import torch
 
 from tests.reference_model import random_model, random_tokens, reference
-from workbench.config import ModelConfig
+from workbench import analyze
+from workbench.analysis.interventions import run as run_edited
+from workbench.config import ModelConfig, RepeatedTokensConfig
 from workbench.errors import CheckpointError, ConfigError, UsageError
+from workbench.evaluation import evaluate
 from workbench.model import HookedTransformer
+from workbench.tasks import make_task
+from workbench.tasks.base import Batch
 
 POSITIONS = ("standard", "sinusoidal", "relative", "rotary", "none")
 
@@ -71,8 +76,20 @@ def test_no_position_sees_the_future(positions, stream):
 
 def test_sequences_beyond_n_ctx():
     long = random_tokens(pos=11)
-    with pytest.raises(UsageError, match="11 positions is longer than the learned position table \\(n_ctx=5\\)"):
-        random_model()(long)
+    model = random_model()
+    batch = Batch(long, long, torch.ones_like(long, dtype=torch.bool), torch.zeros_like(long, dtype=torch.bool))
+    for run in (
+        lambda: model(long),
+        lambda: model(long, "loss"),
+        lambda: model(inputs_embeds=model.embed(long)),
+        lambda: model.run_with_hooks(long),
+        lambda: model.run_with_cache(long),
+        lambda: evaluate(model, batch),
+        lambda: run_edited(model, batch),
+        lambda: analyze(model, make_task(RepeatedTokensConfig(d_vocab=7, seq_len=11)), only=["length"]),
+    ):
+        with pytest.raises(UsageError, match="11 positions is longer than the learned position table \\(n_ctx=5\\)"):
+            run()
     for positions in ("sinusoidal", "relative", "rotary", "none"):
         assert_equals_reference(random_model(positional_embedding_type=positions), long)
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
+from workbench.analysis.hijack_prompts import designed_prompts, prompts_by_length
 from workbench.config import ModelConfig, RepeatedTokensConfig
-from workbench.errors import ConfigError, UsageError
+from workbench.errors import ConfigError
 from workbench.tasks import make_task
 from workbench.tasks.base import Batch, Task
 from workbench.tasks.draw import generator
-from workbench.tasks.hijack import Prompts, beat_of, grid, hijack_prompts
+from workbench.tasks.hijack import Prompts
 from workbench.tasks.repeated_tokens import RepeatedTokens
 from workbench.tasks.trigger_bigram import TriggerBigram
 
@@ -29,10 +28,8 @@ REPEATS: dict[str, Literal["equal", "jittered", "non-periodic"]] = {
 """name in tables -> placement of the repeats. Equal repeats alone cannot tell an induction head from a head that attends
 at one distance; on the other two it can be told."""
 SHORTEST_CONTROL = 12
-PROMPTS_EACH = 2
-"""Hijack prompts of each design."""
-SPREAD = 5
-"""Tokens that stand for random triggers in hijack prompts."""
+LONGER = 4
+"""Sequences beyond the training length are so many times as long as those of training, at most."""
 LONGEST_REPEATS = 256
 """Positions of the repeated-token sequences for a model without a task, at most."""
 
@@ -47,7 +44,7 @@ class AnalysisData:
     seed: int = 0
     """the seed that everything was drawn with"""
     beyond: Batch | None = None
-    """sequences of the own task up to twice as long as in training, as far as the model's positions go; None where they do not"""
+    """sequences of the own task up to four times as long as in training, as far as the model's positions go; None where they do not"""
 
     @property
     def own(self) -> str:
@@ -70,25 +67,24 @@ class AnalysisData:
 
     @cached_property
     def hijack_prompts(self) -> Prompts | None:
-        """Prompts whose context disagrees with the bigrams, drawn once: a grid over the task's fixed triggers (or, where triggers are
-        random, tokens spread over the more frequent half), as far as its sequences are long enough. None for a task without
-        bigrams."""
+        """Prompts whose context disagrees with the bigrams, drawn once (hijack_prompts.py). None for a task without bigrams."""
+        task = self.tasks[self.own]
+        return designed_prompts(task, generator(self.seed, "analyze", len(self.tasks) + 1)) if isinstance(task, TriggerBigram) else None
+
+    @cached_property
+    def hijack_prompts_by_length(self) -> list[Prompts]:
+        """Such prompts at several lengths, as far as the own sequences go, drawn once. Empty for a task without bigrams."""
         task = self.tasks[self.own]
         if not isinstance(task, TriggerBigram):
-            return None
-        bigram, length = task.language.bigram, task.config.seq_len
-        try:
-            designs = grid(bigram, _asked(task))
-        except UsageError:  # a language whose triggers have too few followers
-            return None
-        fitting = [design for design in designs if design.shortest(beat_of(bigram, design.trigger)[0]) <= length]
-        rng = generator(self.seed, "analyze", len(self.tasks) + 1)
-        return hijack_prompts(fitting * PROMPTS_EACH, bigram, length, rng) if fitting else None
+            return []
+        longest = task.config.seq_len if self.beyond is None else self.beyond.tokens.shape[1]
+        return prompts_by_length(task, longest, generator(self.seed, "analyze", len(self.tasks) + 2))
 
     @classmethod
     def draw(cls, model: ModelConfig, task: Task | None, seed: int = 0, sequences: int = SEQUENCES) -> AnalysisData:
         """Draw the sequences. Repeated tokens are uniform over the model's vocabulary, with a period of half the
-        length and, where the vocabulary allows, all different inside the period; there are a quarter as many of each kind."""
+        length and, where the vocabulary allows, all different inside the period. There are a quarter as many of each kind of
+        repeats as of own sequences, and an eighth as many beyond the training length."""
         tasks: dict[str, Task] = {} if task is None else {task.config.name: task}
         tasks |= {name: RepeatedTokens(config) for name, config in _repeats(model, task).items()}
         own = next(iter(tasks))
@@ -96,7 +92,7 @@ class AnalysisData:
             name: tasks[name].sample(sequences if name == own else max(2, sequences // 4), generator(seed, "analyze", index))
             for index, name in enumerate(tasks)
         }
-        return cls(tasks, batches, seed, _beyond(model, tasks[own], seed, max(2, sequences // 2), len(tasks)))
+        return cls(tasks, batches, seed, _beyond(model, tasks[own], seed, max(2, sequences // 8), len(tasks)))
 
     @classmethod
     def of_run(cls, run: Run, sequences: int = SEQUENCES) -> AnalysisData:
@@ -115,19 +111,9 @@ def scoring_half(n: int) -> slice:
     return slice(n // 2, n)
 
 
-def _asked(task: TriggerBigram) -> list[int]:
-    """The triggers of the hijack prompts. Random triggers are drawn by their frequency: the most frequent tokens nearly always are
-    triggers, and what follows them by the language is then never learnt; rarer ones are known by both."""
-    if task.config.triggers == "fixed":
-        return task.fixed_triggers.tolist()
-    weights = task.language.trigger_weights()
-    half = max(1, np.count_nonzero(weights) // 2)
-    return np.argsort(-weights, kind="stable")[: half : -(-half // SPREAD)].tolist()
-
-
 def _beyond(model: ModelConfig, task: Task, seed: int, sequences: int, index: int) -> Batch | None:
     """Longer sequences of the same process: learned positions end at n_ctx, others never."""
-    length = 2 * task.config.seq_len
+    length = LONGER * task.config.seq_len
     if model.positional_embedding_type == "standard":
         length = min(length, model.n_ctx)
     if length <= task.config.seq_len:

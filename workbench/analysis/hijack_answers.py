@@ -18,15 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.analysis.attribution import Component, direct_contributions, needed
-from workbench.analysis.interventions import run
+from workbench.analysis.interventions import chunks, run
 from workbench.analysis.roles import Head
 from workbench.axes import Tokens
 from workbench.model import ActivationCache, HookedTransformer
 from workbench.tasks.base import Batch
 from workbench.tasks.hijack import Prompts
-
-CHUNK = 128
-"""Prompts in a forward pass."""
 
 OfPrompts = Float[Tensor, " prompt"]
 
@@ -54,8 +51,8 @@ def answers(model: HookedTransformer, prompts: Prompts, heads: tuple[Head, ...] 
     names = sorted({*needed(model.config), *(f"blocks.{head.layer}.attn.hook_pattern" for head in heads)})
     margins, gaps = [], []
     contributions: dict[Component, list[Tensor]] = {}
-    for start in range(0, len(prompts), CHUNK):
-        part = prompts[start : start + CHUNK]
+    for rows in chunks(len(prompts), prompts.tokens.shape[1]):
+        part = prompts[rows]
         tokens = part.tokens.to(model.W_E.device)
         context, prior = (part.design[name].to(tokens.device)[:, None] for name in ("context", "prior"))
         logits, cache = model.run_with_cache(tokens, names_filter=names)
@@ -74,6 +71,16 @@ def answers(model: HookedTransformer, prompts: Prompts, heads: tuple[Head, ...] 
         {component: torch.cat(parts) for component, parts in contributions.items()},
         None if corpus is None else global_margins(model, prompts, corpus),
     )
+
+
+@torch.inference_mode()
+def margins_of(model: HookedTransformer, prompts: Prompts) -> OfPrompts:
+    """The margins of the prompts alone."""
+    found = []
+    for rows in chunks(len(prompts), prompts.tokens.shape[1]):
+        context, prior = (prompts[rows].design[name].to(model.W_E.device)[:, None] for name in ("context", "prior"))
+        found.append(_difference(model(prompts[rows].tokens.to(model.W_E.device))[:, -1], context, prior))
+    return torch.cat(found)
 
 
 @torch.inference_mode()

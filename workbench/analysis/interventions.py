@@ -23,6 +23,8 @@ Substitute = Literal["zero", "mean", "resample"]
 SUBSTITUTES: tuple[Substitute, ...] = ("zero", "mean", "resample")
 CHUNK = 64
 """Sequences in a forward pass."""
+PAIRS = 2**18
+"""Pairs of positions in a forward pass over long sequences: the attention scores of so many stay in a processor's cache."""
 
 Activation = Float[Tensor, "batch *rest"]
 Edit = Callable[[Tensor, slice], Tensor]
@@ -35,6 +37,16 @@ class Outcome:
 
     evaluation: Evaluation
     recorded: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def chunks(n: int, n_pos: int) -> list[slice]:
+    """`n` sequences of `n_pos` positions, in forward passes of at most `PAIRS` pairs of positions, or of one sequence.
+
+    >>> chunks(5, 362)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
+    """
+    size = max(1, PAIRS // n_pos**2)
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 @torch.no_grad()

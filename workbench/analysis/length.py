@@ -1,10 +1,13 @@
-"""The section `length`: the circuit by position, inside the training length and beyond it.
+"""The section `length`: the circuit by position, inside the training length and beyond it (Wang & Sato, arXiv 2412.11459).
 
 A model that copies by content should do so at every position; one that learnt positions should fail where training ended.
-Positions are averaged in bins of equal width (`bins`). Positions inside the training length are measured on sequences of that
-length (part "inside"), later ones on longer sequences of the same process (part "beyond"), for models that can run them: those
-without learned positions, and those whose table of learned positions is longer than the training sequences (its last rows are
-then untrained).
+Positions inside the training length are measured on sequences of that length, later ones on sequences of the same process up to
+four times as long, for models that can run them: those without learned positions, and those whose table of learned positions is
+longer than the training sequences (its last rows are then untrained).
+
+In every row `part` names the stretch: "inside", "1x to 2x" or "2x to 4x" the training length. A row with a `position` is over a bin of
+the stretch that starts there, at most `BINS` of equal width in each; so bins are twice as wide in the last. A row without one is over
+the whole stretch, where sequences reach its end.
 """
 
 from __future__ import annotations
@@ -13,14 +16,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from workbench.analysis import heads
 from workbench.analysis.data import AnalysisData
 from workbench.analysis.estimates import PerSequence
-from workbench.analysis.heads import Places
+from workbench.analysis.hijack_answers import margins_of
+from workbench.analysis.hijack_measure import hijack_margin, hijack_rate
 from workbench.analysis.icl import over
-from workbench.analysis.interventions import CHUNK
+from workbench.analysis.interventions import chunks
 from workbench.analysis.metrics import metric
 from workbench.analysis.roles import Roles
 from workbench.analysis.rows import Row, numbers
@@ -30,7 +35,9 @@ from workbench.model import HookedTransformer
 from workbench.tasks.base import Batch
 
 BINS = 8
-"""Bins of the training length, at most."""
+"""Bins of a stretch, at most."""
+STRETCHES = {"inside": (0, 1), "1x to 2x": (1, 2), "2x to 4x": (2, 4)}
+"""where each stretch starts and ends, in training lengths"""
 
 
 def bin_width(n_pos: int) -> int:
@@ -50,12 +57,24 @@ def bins(n_pos: int) -> list[slice]:
 
 
 def bins_beyond(n_pos: int, n_longer: int) -> list[slice]:
-    """The positions n_pos .. n_longer - 1, in bins as wide as those of the first `n_pos`.
+    """The positions n_pos .. n_longer - 1: up to 2 n_pos in bins as wide as those of the first `n_pos`, then in bins twice as wide.
 
     >>> bins_beyond(16, 19)
     [slice(16, 18, None), slice(18, 19, None)]
+    >>> bins_beyond(3, 9)
+    [slice(3, 4, None), slice(4, 5, None), slice(5, 6, None), slice(6, 8, None), slice(8, 9, None)]
     """
-    return _cut(n_pos, n_longer, bin_width(n_pos))
+    width, twice = bin_width(n_pos), 2 * n_pos
+    return _cut(n_pos, min(n_longer, twice), width) + _cut(twice, n_longer, 2 * width)
+
+
+def stretch_of(position: int, n_pos: int) -> str:
+    """The name of the stretch that a position lies in, for a training length of `n_pos`.
+
+    >>> [stretch_of(position, 64) for position in (0, 63, 64, 128, 255)]
+    ['inside', 'inside', '1x to 2x', '2x to 4x', '2x to 4x']
+    """
+    return next(name for name, (_, last) in STRETCHES.items() if position < last * n_pos)
 
 
 def _cut(start: int, stop: int, width: int) -> list[slice]:
@@ -70,8 +89,10 @@ def _cut(start: int, stop: int, width: int) -> list[slice]:
     source="Bietti et al. 2023 (2306.00802), section 3, by position",
 )
 def accuracy_by_position(evaluation: Evaluation, batch: Batch, where: Sequence[slice]) -> list[PerSequence]:
-    """In-context accuracy over the positions of a bin; `position` is the bin's first. An induction circuit is right wherever
-    the answer has been shown, also beyond the training length.
+    """In-context accuracy over the positions of a bin; `position` is the bin's first, and `part` the stretch that it lies in
+    ("inside", "1x to 2x", "2x to 4x" the training length). A row without a position is over the whole stretch. An induction
+    circuit is right wherever the answer has been shown, also beyond the training length. Late positions can also profit from
+    answers that were shown inside it: accuracy may stay high where the previous-token head fails; see hijack_rate_by_position.
 
     Gives one PerSequence for each bin of `where`.
 
@@ -92,8 +113,8 @@ def accuracy_by_position(evaluation: Evaluation, batch: Batch, where: Sequence[s
     source="Bietti et al. 2023 (2306.00802), section 4, by position",
 )
 def previous_token_by_position(pattern: Pattern, tokens: Tokens, asked: Mask, where: Sequence[slice]) -> list[PerSequence]:
-    """The score previous_token_at_answers over the positions of a bin that an induction head has to read; `position` is the
-    bin's first.
+    """The score previous_token_at_answers over the positions of a bin that an induction head has to read; `position` and `part`
+    as in accuracy_by_position.
 
     Gives one PerSequence [batch, head] for each bin of `where`.
 
@@ -104,7 +125,9 @@ def previous_token_by_position(pattern: Pattern, tokens: Tokens, asked: Mask, wh
     >>> parts[0].estimate().value, parts[1].counts
     (tensor([0.9000]), tensor([0.]))
     """
-    return _by_bin(pattern, heads.previous_at_answers(tokens, asked), where)
+    read = heads.previous_at_answers(tokens, asked).any(dim=-1)
+    before = torch.nn.functional.pad(pattern.diagonal(-1, 2, 3), (1, 0))
+    return _by_bin(before * read[:, None], read, where)
 
 
 @metric(
@@ -115,7 +138,7 @@ def previous_token_by_position(pattern: Pattern, tokens: Tokens, asked: Mask, wh
     source="Olsson et al. 2022 (2209.11895), by position",
 )
 def prefix_matching_by_position(pattern: Pattern, tokens: Tokens, asked: Mask, where: Sequence[slice]) -> list[PerSequence]:
-    """The prefix-matching score over the answered positions of a bin; `position` is the bin's first.
+    """The prefix-matching score over the answered positions of a bin; `position` and `part` as in accuracy_by_position.
 
     Gives one PerSequence [batch, head] for each bin of `where`.
 
@@ -125,24 +148,82 @@ def prefix_matching_by_position(pattern: Pattern, tokens: Tokens, asked: Mask, w
     >>> parts[0].counts, parts[1].estimate().value
     (tensor([0.]), tensor([0.9000]))
     """
-    return _by_bin(pattern, heads.counted(heads.induction_places(tokens), asked), where)
+    places = heads.counted(heads.induction_places(tokens), asked)
+    return _by_bin((pattern * places[:, None]).sum(dim=-1), places.any(dim=-1), where)
+
+
+@metric(
+    "length",
+    "position",
+    formula="mean over prompts of logit(c) - logit(g) at the last position",
+    range="any, logits",
+    source="Wang & Sato 2024 (2412.11459), by position",
+)
+def hijack_margin_by_position(margins: Float[Tensor, " prompt"]) -> PerSequence:
+    """How clearly the context's token c beats the bigrams' token g at the end of prompts of one length; `position` is that of their
+    end, `part` the stretch that it lies in. Prompts of all lengths have the same designs: one or two pairs of trigger and c, none
+    of trigger and g, the last of them at one distance before the end.
+
+    >>> hijack_margin_by_position(torch.tensor([1.0, -2.0])).estimate().value
+    tensor(-0.5000)
+    """
+    return hijack_margin(margins)
+
+
+@metric(
+    "length",
+    "position",
+    formula="share of prompts with logit(g) > logit(c) at the last position",
+    range="0 to 1",
+    source="Wang & Sato 2024 (2412.11459), by position",
+)
+def hijack_rate_by_position(margins: Float[Tensor, " prompt"]) -> PerSequence:
+    """How often the bigrams overrule the context at the end of prompts of one length, as in hijack_margin_by_position. A model
+    that misses the context beyond the training length falls back on the bigrams there. Half of the prompts have one pair, just
+    before the end; of the others the first pair may stand inside the training length, and still be found.
+
+    >>> hijack_rate_by_position(torch.tensor([1.0, -2.0])).estimate().value
+    tensor(0.5000)
+    """
+    return hijack_rate(margins)
 
 
 def measure(model: HookedTransformer, data: AnalysisData, roles: Roles | None = None) -> Iterator[Row]:
     """Rows of every metric of the section, on the own task. A bin without a position that counts has no row."""
     inside = data.scoring
     n_pos = inside.tokens.shape[1]
-    yield from _rows(model, data.own, "inside", inside, bins(n_pos))
+    for row in (*_rows(model, inside, _spans(n_pos, 0, n_pos)), *_beyond(model, data, n_pos), *_hijacks(model, data, n_pos)):
+        yield {"task": data.own, **row}
+
+
+def _beyond(model: HookedTransformer, data: AnalysisData, n_pos: int) -> Iterator[Row]:
     if data.beyond is not None:
-        yield from _rows(model, data.own, "beyond", data.beyond, bins_beyond(n_pos, data.beyond.tokens.shape[1]))
+        yield from _rows(model, data.beyond, _spans(n_pos, n_pos, data.beyond.tokens.shape[1]))
 
 
-def _rows(model: HookedTransformer, task: str, part: str, batch: Batch, where: list[slice]) -> Iterator[Row]:
-    for (name, layer), samples in _scores(model, batch, where).items():
-        for positions, sample in zip(where, samples, strict=True):
+def _hijacks(model: HookedTransformer, data: AnalysisData, n_pos: int) -> Iterator[Row]:
+    for prompts in data.hijack_prompts_by_length:
+        last = prompts.tokens.shape[1] - 1
+        margins = margins_of(model, prompts)
+        for function in (hijack_margin_by_position, hijack_rate_by_position):
+            row: Row = {"metric": function.__name__, "position": last, "part": stretch_of(last, n_pos)}
+            yield row | numbers(function(margins).estimate())
+
+
+def _spans(n_pos: int, start: int, stop: int) -> list[tuple[Row, slice]]:
+    """The bins of start .. stop - 1, and the stretches that lie in it whole, each with what its rows are named."""
+    cut = bins_beyond(n_pos, stop) if start else bins(n_pos)
+    found: list[tuple[Row, slice]] = [({"part": stretch_of(part.start, n_pos), "position": part.start}, part) for part in cut]
+    whole = {name: slice(first * n_pos, last * n_pos) for name, (first, last) in STRETCHES.items()}
+    return found + [({"part": name}, part) for name, part in whole.items() if start <= part.start and part.stop <= stop]
+
+
+def _rows(model: HookedTransformer, batch: Batch, spans: list[tuple[Row, slice]]) -> Iterator[Row]:
+    for (name, layer), samples in _scores(model, batch, [positions for _, positions in spans]).items():
+        for (place, _), sample in zip(spans, samples, strict=True):
             if not sample.counts.any():
                 continue
-            row = {"task": task, "metric": name, "position": positions.start, "part": part}
+            row = {"metric": name, **place}
             estimate = sample.estimate()
             if layer is None:
                 yield row | numbers(estimate)
@@ -155,8 +236,8 @@ def _rows(model: HookedTransformer, task: str, part: str, batch: Batch, where: l
 def _scores(model: HookedTransformer, batch: Batch, where: list[slice]) -> dict[tuple[str, int | None], list[PerSequence]]:
     """(metric, layer) -> one PerSequence for each bin, from one pass over the batch. Patterns are held for one layer at a time."""
     found: dict[tuple[str, int | None], list[list[PerSequence]]] = {}
-    for start in range(0, len(batch), CHUNK):
-        rows = batch[start : start + CHUNK].to(model.W_E.device)
+    for part in chunks(len(batch), batch.tokens.shape[1]):
+        rows = batch[part].to(model.W_E.device)
 
         def score(pattern: Tensor, hook: Any, rows: Batch = rows) -> None:
             for function in (previous_token_by_position, prefix_matching_by_position):
@@ -166,13 +247,12 @@ def _scores(model: HookedTransformer, batch: Batch, where: list[slice]) -> dict[
         logits = model.run_with_hooks(rows.tokens, fwd_hooks=[(lambda name: name.endswith("hook_pattern"), score)])
         accuracy = accuracy_by_position(Evaluation.of_logits(logits, rows.targets), rows, where)
         found.setdefault((accuracy_by_position.__name__, None), []).append(accuracy)
-    return {key: [_cat(list(parts)) for parts in zip(*chunks, strict=True)] for key, chunks in found.items()}
+    return {key: [_cat(list(parts)) for parts in zip(*every, strict=True)] for key, every in found.items()}
 
 
-def _by_bin(pattern: Pattern, places: Places, where: Sequence[slice]) -> list[PerSequence]:
-    """Attention onto the named places, for each sequence and head [batch, head], over the rows of each bin."""
-    onto = (pattern * places[:, None]).sum(dim=-1)
-    counts = places.any(dim=-1).to(pattern.dtype)
+def _by_bin(onto: Float[Tensor, "batch head pos"], counted: Mask, where: Sequence[slice]) -> list[PerSequence]:
+    """What counts of the rows of each bin, for each sequence and head [batch, head]."""
+    counts = counted.to(onto.dtype)
     return [PerSequence(onto[:, :, positions].sum(dim=-1), counts[:, positions].sum(dim=-1)) for positions in where]
 
 

@@ -31,7 +31,9 @@ class Member:
 def train(
     preset: Annotated[str | None, Parameter(help="where to start: a name that `workbench presets` lists")] = None,
     *,
-    stream: Annotated[str | None, Parameter(help="none, query, key or value, with suffixes; several: none,value,value-detached")] = None,
+    stream: Annotated[
+        str | None, Parameter(help="none, query, key or value, with suffixes; several: none,value,value-detached,none-rotary")
+    ] = None,
     stream_source: Annotated[Literal["previous", "accumulated", "first"] | None, Parameter(help="where the stream comes from")] = None,
     seed: Annotated[int | None, Parameter(help="seed of weights and training data")] = None,
     seeds: Annotated[str | None, Parameter(help="several seeds: 0:8 (0 to 7) or 1,5,9")] = None,
@@ -90,7 +92,7 @@ def plan(start: RunConfig, streams: list[str], seeds: list[int | None], out: Pat
                 config = config.override(model={"seed": seed}, train={"data_seed": seed})
             folder = (out or default) if alone else (out or default) / config.model.variant / f"seed_{config.model.seed}"
             members.append(Member(config, folder))
-    return members
+    return list(dict.fromkeys(members))  # two names may stand for one variant: none, none-standard
 
 
 def _start(preset: str | None, config: Path | None) -> RunConfig:

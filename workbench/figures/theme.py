@@ -18,7 +18,16 @@ GREY, FAINT_GREY, INK, GRID = "#6B7280", "#C4C8CE", "#1F2933", "#E5E7EB"
 
 STREAM_COLOURS = {"none": BLUE, "value": VERMILION, "key": GREEN, "query": PURPLE}
 OTHER_COLOURS = (ORANGE, SKY, BLACK)
+POSITION_LOOKS = {
+    "standard": (BLUE, "solid"),
+    "sinusoidal": (ORANGE, "dash"),
+    "relative": (GREEN, "dashdot"),
+    "rotary": (VERMILION, "longdash"),
+    "nopos": (BLACK, "dot"),
+}
+"""colour and dash of each position type, where a figure compares them"""
 SUFFIX_DASHES = {"": "solid", "first": "dash", "accumulated": "dot", "detached": "dashdot", "permuted": "longdash"}
+SUFFIX_DASHES |= {position: dash for position, (_, dash) in POSITION_LOOKS.items()}
 OTHER_DASHES = ("longdashdot", "5px,2px", "2px,4px")
 
 SCORE_SCALE = "Blues"
@@ -62,6 +71,15 @@ def variant_dash(variant: str) -> str:
     """The line style of a variant: solid for a plain stream, otherwise one for each suffix."""
     suffix = variant.partition("-")[2]
     return SUFFIX_DASHES.get(suffix) or OTHER_DASHES[zlib.crc32(suffix.encode()) % len(OTHER_DASHES)]
+
+
+def position_type(variant: str) -> str:
+    """The suffix of a variant's name that tells its position type; "standard" where there is none.
+
+    >>> position_type("value-first-rotary"), position_type("none")
+    ('rotary', 'standard')
+    """
+    return next((suffix for suffix in variant.split("-")[1:] if suffix in POSITION_LOOKS), "standard")
 
 
 def translucent(colour: str, alpha: float) -> str:

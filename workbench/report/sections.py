@@ -26,6 +26,7 @@ from workbench.figures.heads import score_heat_map
 from workbench.figures.hijack import hijack_map, margin_by_context
 from workbench.figures.hijack_curves import PANELS, hijack_curves
 from workbench.figures.hijack_parts import margin_parts
+from workbench.figures.length import accuracy_by_position
 from workbench.figures.tables import REPEATS, distinct, score_tasks, where
 from workbench.figures.theme import variant_colour
 
@@ -308,6 +309,18 @@ def _attention_block(entry: Entry, attention: pd.DataFrame, tokens: pd.DataFrame
     return Block("attention", html=html, data=data)
 
 
+def length_section(runs: Sequence[Entry]) -> Section | None:
+    """Accuracy, the previous-token head and hijacks by position; runs of one variant are averaged, those of as many layers together."""
+    tables = {entry.label: table for entry in runs if (table := entry.table("length")) is not None}
+    table = pd.concat(tables.values(), ignore_index=True) if tables else pd.DataFrame({"metric": []})
+    if "accuracy_by_position" not in distinct(table, "metric"):
+        return None
+    models = {entry.label: entry.run.config.model for entry in runs if entry.label in tables}
+    several = len({model.n_layers for model in models.values()}) > 1
+    labels = {label: f"{model.variant}, {model.n_layers} layers" if several else model.variant for label, model in models.items()}
+    return Section("length", "Length", [Block("figure", figure=accuracy_by_position(table, labels))])
+
+
 def provenance_section(runs: Sequence[Entry]) -> Section:
     """The whole configuration of each run, and where it came from."""
     blocks = [
@@ -332,6 +345,7 @@ SECTIONS: list[Callable[[Sequence[Entry]], Section | None]] = [
     heads_section,
     hijack_section,
     attention_section,
+    length_section,
     provenance_section,
 ]
 """The sections of a report, in the order of the page."""
