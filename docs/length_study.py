@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from workbench import Run, analyze
-from workbench.analysis.length import STRETCHES
 from workbench.analysis.seeds import SeedMean, t_interval
+from workbench.analysis.stretches import STRETCHES
 from workbench.figures.theme import position_type
 
 SECTIONS = ("length", "formation")

@@ -166,7 +166,9 @@ def test_analyze_for_scripts(typed, trained):
     shutil.copytree(trained / "runs", "runs")
     [answer] = json.loads(typed("analyze", "runs/value/seed_0", "--json", "--out", "here"))
     assert answer["run"] == "runs/value/seed_0" and answer["variant"] == "value" and answer["seed"] == 0
-    assert answer["tables"] == {name: f"here/{name}.parquet" for name in sorted([*SECTIONS, "attention", "emergence", "tokens"])}
+    assert answer["tables"] == {
+        name: f"here/{name}.parquet" for name in sorted([*SECTIONS, "attention", "emergence", "hijack_prompts", "tokens"])
+    }
     for path in answer["tables"].values():
         assert len(pd.read_parquet(path))
     assert answer["report"] == "here/report.html" and Path("here/report.html").is_file()

@@ -92,8 +92,9 @@ class Run:
         return (path / CONFIG).is_file()
 
     @staticmethod
-    def find(path: Path) -> list[Run]:
+    def find(path: str | Path) -> list[Run]:
         """The run at `path`, or every run below it, in order of their paths."""
+        path = Path(path)
         if Run.is_run(path):
             return [Run.load(path)]
         return [Run.load(config.parent) for config in sorted(path.rglob(CONFIG))]

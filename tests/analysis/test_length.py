@@ -11,7 +11,7 @@ import torch
 from tests.hand_built import D_VOCAB, N_CTX, bag_of_tokens, induction, positional
 from tests.reference_analysis import holds_an_answer, places
 from tests.reference_model import random_model
-from workbench.analysis import heads, interventions, length
+from workbench.analysis import heads, interventions, length, stretches
 from workbench.analysis.data import AnalysisData
 from workbench.config import RepeatedTokensConfig, TriggerBigramConfig
 from workbench.evaluation import evaluate
@@ -67,22 +67,22 @@ def by_loop(model, batch: Batch, where, layer, head):
 
 @pytest.mark.parametrize("n_pos", [1, 2, 7, 8, 9, 13, 16, 63, 64, 65, 257])
 def test_bins_cover_every_position_once(n_pos):
-    found = length.bins(n_pos)
+    found = stretches.bins(n_pos)
     assert [t for positions in found for t in range(positions.start, positions.stop)] == list(range(n_pos))
     widths = {positions.stop - positions.start for positions in found[:-1]}
-    assert len(found) <= 8 and widths <= {length.bin_width(n_pos)}
+    assert len(found) <= 8 and widths <= {stretches.bin_width(n_pos)}
     for stop in (n_pos, n_pos + 1, 2 * n_pos, 2 * n_pos + 1, 4 * n_pos):
-        beyond = length.bins_beyond(n_pos, stop)
+        beyond = stretches.bins_beyond(n_pos, stop)
         assert [t for positions in beyond for t in range(positions.start, positions.stop)] == list(range(n_pos, stop))
         assert len(beyond) <= 16 and not any(positions.start < 2 * n_pos < positions.stop for positions in beyond)
         # Only the last of a stretch may be narrower.
         for positions in beyond:
-            wide = length.bin_width(n_pos) * (2 if positions.start >= 2 * n_pos else 1)
+            wide = stretches.bin_width(n_pos) * (2 if positions.start >= 2 * n_pos else 1)
             assert positions.stop - positions.start == wide or positions.stop in (2 * n_pos, stop)
 
 
 def test_eight_bins_where_the_length_allows():
-    assert [len(length.bins(n_pos)) for n_pos in (5, 8, 16, 64, 256)] == [5, 8, 8, 8, 8]
+    assert [len(stretches.bins(n_pos)) for n_pos in (5, 8, 16, 64, 256)] == [5, 8, 8, 8, 8]
 
 
 def test_the_bins_together_are_the_scores_of_the_section_formation():
@@ -91,7 +91,7 @@ def test_the_bins_together_are_the_scores_of_the_section_formation():
     batch = task.sample(7, generator(0, "analyze"))
     scores = torch.randn(7, 3, 13, 13, generator=torch.Generator().manual_seed(0))
     pattern = scores.masked_fill(torch.ones(13, 13).triu(1).bool(), -math.inf).softmax(-1)
-    where = length.bins(13)
+    where = stretches.bins(13)
     prefix = length.prefix_matching_by_position(pattern, batch.tokens, batch.answered, where)
     previous = length.previous_token_by_position(pattern, batch.tokens, batch.answered, where)
     for parts, whole in (
@@ -130,8 +130,8 @@ def test_rows_against_a_loop(fields, monkeypatch):
     stop = 25 if "positional_embedding_type" not in fields else 64
     assert data.beyond is not None and data.beyond.tokens.shape[1] == stop
     for layer, head in itertools.product((0, 2), range(2)):
-        expected = by_loop(model, data.scoring, length.bins(16), layer, head)
-        beyond = by_loop(model, data.beyond, length.bins_beyond(16, stop), layer, head)
+        expected = by_loop(model, data.scoring, stretches.bins(16), layer, head)
+        beyond = by_loop(model, data.beyond, stretches.bins_beyond(16, stop), layer, head)
         for metric in METRICS:
             place = (metric, None, None) if metric == "accuracy_by_position" else (metric, layer, head)
             assert of_head(table, *place) == pytest.approx(expected[metric] | beyond[metric], rel=1e-5)
@@ -193,7 +193,7 @@ def test_a_head_that_counts_positions():
     assert values == dict.fromkeys((4, 6, 8, 10, 12, 14, 16), 1.0)
     assert set(of_head(table, "accuracy_by_position", None, None).values()) == {1.0}
     data = data_for(model)
-    expected = by_loop(model, data.scoring, length.bins(16), 1, 0)["prefix_matching_by_position"]
+    expected = by_loop(model, data.scoring, stretches.bins(16), 1, 0)["prefix_matching_by_position"]
     found = of_head(rows_of(model, data), "prefix_matching_by_position", 1, 0)
     assert {start: value for start, value in found.items() if start < 16} == pytest.approx(expected, abs=1e-6)
     assert max(expected.values()) < 0.6
@@ -205,7 +205,7 @@ def test_heads_that_attend_evenly_have_only_the_even_share(model):
     data = data_for(model)
     table, batch = rows_of(model, data), data.scoring
     found = of_head(table, "prefix_matching_by_position", 1, 1)
-    for positions in length.bins(16):
+    for positions in stretches.bins(16):
         shares = []
         for b, t in itertools.product(range(len(batch)), range(positions.start, positions.stop)):
             if batch.answered[b, t]:

@@ -13,7 +13,7 @@ from tests.hand_built import D_VOCAB, induction
 from tests.reference_model import norm, random_model, random_tokens, reference
 from workbench.analysis import formation, logit_lens
 from workbench.analysis.data import AnalysisData
-from workbench.analysis.length import bins
+from workbench.analysis.stretches import bins
 from workbench.config import RepeatedTokensConfig
 from workbench.evaluation import evaluate
 from workbench.tasks import make_task

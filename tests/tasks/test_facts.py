@@ -15,6 +15,8 @@ from workbench.tasks.language import Language
 from workbench.tasks.trigger_bigram import TriggerBigram
 
 FACTS = language.facts(65)
+RANKED = [token for token, word in enumerate(WORDS) if any(word in relation.facts for relation in RELATIONS.values())]
+"""subjects in the order of the vocabulary: Zipf's ranks"""
 ID = {word: token for token, word in enumerate(WORDS)}
 SUBJECTS = {ID[subject] for relation in RELATIONS.values() for subject in relation.facts}
 OBJECTS = {ID[word] for relation in RELATIONS.values() for word in relation.facts.values()}
@@ -40,17 +42,23 @@ def test_what_follows_what():
                 assert row[ID[word]] == pytest.approx(expected, abs=8 / UNITS)
             assert FACTS.bigram[ID[true], ID["."]] == 1
     after = FACTS.bigram[ID["."]]
-    assert {token for token in range(65) if after[token]} == SUBJECTS and after[ID["dog"]] == 1 / 32
+    harmonic = sum(1 / rank for rank in range(1, 33))
+    assert {token for token in range(65) if after[token]} == SUBJECTS == set(RANKED)
+    assert [after[token] for token in RANKED] == pytest.approx([1 / rank / harmonic for rank in range(1, 33)], abs=1e-8)
+    alike = language.facts(65, zipf_exponent=0.0).bigram[ID["."]]
+    assert [alike[token] for token in RANKED] == [1 / 32] * 32
 
 
 def test_the_unigram_is_what_a_long_text_shows():
     assert np.abs(FACTS.unigram @ FACTS.bigram - FACTS.unigram).max() < 1e-8
-    assert FACTS.unigram[ID["."]] == pytest.approx(1 / 3) and FACTS.unigram[ID["Paris"]] == pytest.approx(1 / 96)
+    assert FACTS.unigram[ID["."]] == pytest.approx(1 / 3)
+    alike = language.facts(65, zipf_exponent=0.0).unigram
+    assert alike[ID["Paris"]] == pytest.approx(1 / 96)
 
 
 def test_another_share_of_true_facts():
-    assert language.facts(65, 0.5).bigram[ID["dog"], ID["puppy"]] == pytest.approx(0.5)
-    assert language.facts(65, 1.0).bigram[ID["dog"], ID["puppy"]] == 1
+    assert language.facts(65, true_share=0.5).bigram[ID["dog"], ID["puppy"]] == pytest.approx(0.5)
+    assert language.facts(65, true_share=1.0).bigram[ID["dog"], ID["puppy"]] == 1
 
 
 @pytest.mark.parametrize("triggers", ["fixed", "random"])
@@ -88,7 +96,7 @@ def test_a_language_of_the_wrong_size_or_with_too_many_triggers():
         task(n_triggers=33)
     assert task(n_triggers=32).fixed_triggers.shape == (32,)
     with pytest.raises(ConfigError, match="true_share must lie in"):
-        language.facts(65, 1.5)
+        language.facts(65, true_share=1.5)
     with pytest.raises((ConfigError, TypeCheckError), match="eligible"):
         Language(FACTS.unigram, FACTS.bigram, FACTS.strings, np.ones(64, dtype=bool))
 
@@ -111,7 +119,7 @@ def test_the_fingerprint_tells_who_may_be_a_trigger():
 
 
 def test_the_oracle_pays_the_entropy_of_true_facts_and_of_subjects():
-    one = task(triggers="random", outputs="followers", n_triggers=1, seq_len=301)
+    one = task(triggers="random", outputs="followers", n_triggers=1, seq_len=301, zipf_exponent=0.0)
     facts, subjects = FACTS.entropies()[ID["dog"]], np.log(32)
     assert facts == pytest.approx(-0.8 * np.log(0.8) - 0.2 * np.log(0.2 / 7), abs=1e-6)
     # Of the free steps a third starts at each kind of word, but for the one trigger in 32.
@@ -157,11 +165,11 @@ def test_the_shortest_prompt_of_facts_and_what_does_not_fit():
 
 
 def test_the_grid_of_facts_has_no_design_twice():
-    """The log-odds of two objects are 0 or +-log 28: 2 and 4 both find the true fact."""
+    """One of the two is the true object, so the log-odds are +-log 28: 0, 2 and 4 all find the same pair."""
     designs = grid(FACTS.bigram, [ID["dog"], ID["hot"]])
-    assert len(designs) == len(set(designs)) == 2 * 3 * 4 * 2 * 3
+    assert len(designs) == len(set(designs)) == 2 * 2 * 4 * 2 * 3
     odds = {round(float(np.log(FACTS.bigram[d.trigger, d.prior] / FACTS.bigram[d.trigger, d.context])), 3) for d in designs}
-    assert odds == {-3.332, 0.0, 3.332}
+    assert odds == {-3.332, 3.332}
     assert {design.distance for design in designs} == {1, 7, 22}
     assert all({design.context, design.prior} <= OBJECTS for design in designs)
 
@@ -169,6 +177,7 @@ def test_the_grid_of_facts_has_no_design_twice():
 def test_an_analysis_has_prompts_of_facts():
     made = task(seq_len=47, triggers="random", outputs="followers", n_triggers=2)
     prompts = AnalysisData.draw(ModelConfig(d_vocab=65, n_ctx=47), made, sequences=4).hijack_prompts
-    assert prompts is not None and prompts.tokens.shape == (2 * 3 * 4 * 2 * 3 * 2, 47)
+    assert prompts is not None and prompts.tokens.shape == (4 * 2 * 4 * 2 * 3 * 2, 47)
+    assert set(prompts.design["trigger"].tolist()) == {RANKED[rank] for rank in (0, 4, 8, 12)}
     steps = prompts.tokens.numpy()
     assert (FACTS.bigram[steps[:, :-1], steps[:, 1:]] > 0).all()

@@ -12,9 +12,9 @@ from workbench.analysis.data import AnalysisData
 from workbench.analysis.estimates import PerSequence
 from workbench.analysis.icl import in_context_accuracy, in_context_loss, over
 from workbench.analysis.interventions import CHUNK
-from workbench.analysis.length import bins
 from workbench.analysis.metrics import metric
 from workbench.analysis.rows import Row, numbers
+from workbench.analysis.stretches import bins
 from workbench.axes import Logits, Resid
 from workbench.config import ModelConfig
 from workbench.evaluation import Evaluation

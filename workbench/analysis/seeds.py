@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-PLACE = ("task", "metric", "part", "intervention", "layer", "source_layer")
+PLACE = ("task", "metric", "part", "condition", "intervention", "layer", "source_layer")
 """columns that say which quantity a row is, besides the variant and the seed"""
 
 
