@@ -265,21 +265,21 @@ def test_where_positions_end_the_bigrams_take_over():
     values, every, _ = hijacks(model)
     favoured = (every[0].log_odds > 3).double().mean().item()
     for last in (6, 13, 28):
-        assert values["hijack_rate_by_position", last] == 0 and values["hijack_margin_by_position", last] > 5
+        assert values["hijack_rate_by_position", last] == 0 and values["hijack_margin_by_position", last] > 3.5
     for last in (57, 115):
         assert values["hijack_rate_by_position", last] >= favoured > 0.2
-        assert values["hijack_margin_by_position", last] < 2.5
+        assert values["hijack_margin_by_position", last] < 1.5
 
 
 @pytest.mark.parametrize(
     ("seq_len", "n_ctx", "lengths", "distance"),
     [
-        (29, 29, [7, 14, 29], 2),
-        (29, 57, [7, 14, 29], 2),
-        (23, 53, [11, 23, 46], 6),
+        (29, 29, [7, 14, 29], 4),
+        (29, 57, [7, 14, 29], 4),
+        (23, 53, [5, 11, 23, 46], 2),
         (53, 53, [13, 26, 53], 8),
         (61, 61, [15, 30, 61], 8),
-        (5, 7, [], 0),
+        (4, 5, [], 0),
     ],
 )
 def test_prompts_of_several_lengths_differ_only_in_where_they_end(seq_len, n_ctx, lengths, distance):
@@ -288,8 +288,8 @@ def test_prompts_of_several_lengths_differ_only_in_where_they_end(seq_len, n_ctx
     assert [prompts.tokens.shape[1] for prompts in every] == lengths
     for prompts in every:
         assert all(torch.equal(values, every[0].design[name]) for name, values in prompts.design.items())
-        assert set(prompts.design["n_context"].tolist()) == {1, 2} and set(prompts.design["n_prior"].tolist()) == {0}
-        assert set(prompts.design["distance"].tolist()) == {distance} and len(prompts) == 3 * 4 * 2
+        assert set(prompts.design["n_context"].tolist()) == {1} and set(prompts.design["n_prior"].tolist()) == {0}
+        assert set(prompts.design["distance"].tolist()) == {distance} and len(prompts) == 3 * 4 * 4
         for tokens, trigger, context in zip(prompts.tokens, prompts.design["trigger"], prompts.design["context"], strict=True):
             assert tokens[-1] == trigger and tokens[-2 - distance] == context and tokens[-3 - distance] == trigger
 

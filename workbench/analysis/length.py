@@ -116,8 +116,8 @@ def prefix_matching_by_position(pattern: Pattern, tokens: Tokens, asked: Mask, w
 )
 def hijack_margin_by_position(margins: Float[Tensor, " prompt"]) -> PerSequence:
     """How clearly the context's token c beats the bigrams' token g at the end of prompts of one length; `position` is that of their
-    end, `part` the stretch that it lies in. Prompts of all lengths have the same designs: one or two pairs of trigger and c, none
-    of trigger and g, the last of them at one distance before the end.
+    end, `part` the stretch that it lies in. Prompts of all lengths have the same designs: c is shown once, at one
+    distance before the end, after one of the fixed (or most frequent) triggers.
 
     >>> hijack_margin_by_position(torch.tensor([1.0, -2.0])).estimate().value
     tensor(-0.5000)
@@ -134,8 +134,7 @@ def hijack_margin_by_position(margins: Float[Tensor, " prompt"]) -> PerSequence:
 )
 def hijack_rate_by_position(margins: Float[Tensor, " prompt"]) -> PerSequence:
     """How often the bigrams overrule the context at the end of prompts of one length, as in hijack_margin_by_position. A model
-    that misses the context beyond the training length falls back on the bigrams there. Half of the prompts have one pair, just
-    before the end; of the others the first pair may stand inside the training length, and still be found.
+    that misses the context beyond the training length falls back on the bigrams there.
 
     >>> hijack_rate_by_position(torch.tensor([1.0, -2.0])).estimate().value
     tensor(0.5000)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from workbench.config import RunConfig, TriggerBigramConfig
 from workbench.errors import UsageError, unknown_name
 from workbench.runs import Run
+
+if TYPE_CHECKING:
+    from workbench.model.constructed import Strengths
+    from workbench.tasks.trigger_bigram import TriggerBigram
 
 NAMES = ("associative-memory",)
 
@@ -54,7 +59,27 @@ def construct(
     model = associative_memory(
         made.language.bigram, n_ctx, strengths, triggers, positions=positions, stream=stream, d_model=d_model, seed=seed
     ).float()
+    if d_model is not None:
+        print(_crosstalk(strengths, made, triggers, d_model, positions=positions, stream=stream), file=sys.stderr)
     said = {part: "inf" if math.isinf(value) else value for part, value in vars(strengths).items()}  # JSON has no infinity
     run = Run.create(out or Path("runs") / name, RunConfig(model=model.config, task=task), constructed={"name": name, **said})
     run.save(0, model)
     print(run.path)
+
+
+def _crosstalk(strengths: Strengths, task: TriggerBigram, triggers: list[int] | None, d_model: int, **options: Any) -> str:
+    """How far random vectors are expected to be from the theory, on one sequence of the task."""
+    import numpy as np
+    import torch
+
+    from workbench.analysis.hijack_crosstalk import expected_deviation
+
+    if math.isinf(strengths.t1):
+        return (
+            "note: with --t1 inf the crosstalk of random vectors decides where layer 1 attends; give a finite --t1 for the theory to hold"
+        )
+    tokens = task.sample(1, np.random.default_rng(0)).tokens[0]
+    trigger = torch.tensor([int(task.fixed_triggers[0])])
+    expected = expected_deviation(torch.cat([tokens[:-1], trigger]), task.language.bigram, strengths, d_model, triggers, **options)
+    size = expected.square().mean().sqrt().item()
+    return f"random vectors of dimension {d_model}: logits are expected to be off the theory by {size:.2g} (standard deviation)"

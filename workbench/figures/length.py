@@ -159,7 +159,7 @@ def _caption(table: pd.DataFrame, drawn: Mapping[str, pd.DataFrame], trained: in
     if trained is not None:
         words.append(
             "Dashed grey: the training length; bins are twice as wide from twice that length on. Beyond it, accuracy can still profit"
-            " from answers shown inside; half of the prompts of the hijack rate show theirs just before the end only."
+            " from answers shown inside; prompts of the hijack rate show theirs once, just before the end."
         )
     runs = [len(distinct(where(table, line=line), "run")) for line in distinct(table, "line")]
     if min(runs) == 1:
