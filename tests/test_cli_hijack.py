@@ -80,8 +80,19 @@ def test_the_facts_of_a_run(typed):
     assert [row[:4] for row in table] == [[str(k), "16", "0.00" if k == 0 else "1.00", "1.00" if k == 0 else "0.00"] for k in (0, 1, 2, 4)]
     examples = [line for line in lines[5:] if line]
     assert len(examples) == 8 and all(" -> " in line for line in examples)
-    assert examples[2].startswith("France Rome . hot cold . France -> Rome 0.") and examples[2].endswith(", the context wins")
-    assert not examples[0].endswith("wins") and "hijacked" not in out
+    assert all(line.endswith(", the context wins") for line in examples[2:]) and "hijacked" not in out
+    assert not examples[0].endswith("wins")
+
+
+def test_examples_are_the_clearest(typed):
+    """Of each number of statements, the prompt on which the context is ahead by most, and the one on which the prior is."""
+    step = "runs/facts/checkpoints/step_00000003"
+    shown = [line for line in typed(step)[1].splitlines()[5:] if line]
+    rows = json.loads(typed(step, "--json")[1])["prompts"]
+    for number, said in ((1, shown[2:4]), (4, shown[-2:])):
+        margins = {row["prompt"]: row["margin"] for row in rows if row["statements"] == number}
+        for line, extreme in zip(said, (max(margins.values()), min(margins.values())), strict=True):
+            assert margins[line.rpartition(" -> ")[0]] == extreme
 
 
 def test_the_facts_for_scripts(typed):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,6 +91,16 @@ class Run:
     def is_run(path: Path) -> bool:
         """Whether a folder is a run."""
         return (path / CONFIG).is_file()
+
+    @staticmethod
+    def of_checkpoint(path: str | Path) -> tuple[Run, int] | None:
+        """The run and the step of a checkpoint's folder (or of a link to one, or from inside one); None for any other path."""
+        path = Path(path)
+        # A link to a checkpoint, or the folder one stands in, has its name elsewhere.
+        place = path if path.name.startswith("step_") else path.resolve()
+        folder = Path(os.path.normpath(place / ".." / ".."))
+        step = re.fullmatch(r"step_(\d+)", place.name)
+        return (Run.load(folder), int(step[1])) if step and Run.is_run(folder) else None
 
     @staticmethod
     def find(path: str | Path) -> list[Run]:

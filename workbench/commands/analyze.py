@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,11 +60,8 @@ def analyze(
 
 def _targets(target: Path) -> tuple[list[Run], list[int] | None]:
     """The runs to analyse, and the steps (None: all)."""
-    # A link to a checkpoint, or the folder one stands in, has its name elsewhere.
-    place = target if target.name.startswith("step_") else target.resolve()
-    folder = Path(os.path.normpath(place / ".." / ".."))
-    if (match := re.fullmatch(r"step_(\d+)", place.name)) and Run.is_run(folder):
-        run, step = Run.load(folder), int(match[1])
+    if (found := Run.of_checkpoint(target)) is not None:
+        run, step = found
         run.checkpoint(step)
         return [run], [step]
     if not target.exists():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +16,6 @@ from workbench.tasks.facts import RELATIONS
 if TYPE_CHECKING:
     from workbench.analysis.word_prompts import FactPrompt, Vocabulary
 
-EXAMPLES = 2
-"""prompts shown of each number of statements"""
 SHOWN, WIDTH = ("context_wins", "prior_wins", "margin", "says_context", "says_prior"), 14
 """columns of the table, and how wide they are"""
 
@@ -75,11 +71,8 @@ def hijack(
 def checkpoint_of(target: str) -> tuple[Run, int | None] | None:
     """The run and step (None: the last) that a path names; None where it is no run. Raises UsageError for a folder that holds runs."""
     path = Path(target)
-    # A link to a checkpoint, or the folder one stands in, has its name elsewhere.
-    place = path if path.name.startswith("step_") else path.resolve()
-    folder = Path(os.path.normpath(place / ".." / ".."))
-    if (match := re.fullmatch(r"step_(\d+)", place.name)) and Run.is_run(folder):
-        return Run.load(folder), int(match[1])
+    if (found := Run.of_checkpoint(path)) is not None:
+        return found
     if Run.is_run(path):
         return Run.load(path), None
     if path.is_dir() and not (path / "config.json").is_file() and (runs := Run.find(path)):
@@ -133,9 +126,14 @@ def _facts(model: Any, vocabulary: Vocabulary, prompts: list[FactPrompt], json_o
         print(f"{row['statements']:>{WIDTH}}{row['n']:>{WIDTH}}" + "".join(f"{row[name]:>{WIDTH}.2f}" for name in SHOWN))
     for number in (row["statements"] for row in table):
         print()
-        of_number = [row for row in rows if row["statements"] == number]
-        for row in of_number[:: -(-len(of_number) // EXAMPLES)]:
+        for row in _clearest([row for row in rows if row["statements"] == number]):
             print(f"{row['prompt']} -> {row['answer']} {row['probability']:.2f}{_outcome(row)}")
+
+
+def _clearest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The prompt on which the context is ahead by most, and the one on which the prior is."""
+    rows = sorted(rows, key=lambda row: row["margin"])
+    return [row for row in (rows[-1], rows[0]) if row["winner"] != "neither"] if rows[-1] is not rows[0] else rows
 
 
 def _outcome(row: dict[str, Any]) -> str:
