@@ -1,7 +1,6 @@
 """The tables of README.md on knowledge hijack with and without a value stream, from trained runs.
 
-    workbench train trigger-bigram --task.triggers random --task.n-triggers 8 --stream none,value --seeds 0:5 --steps 1000 \\
-        --train.checkpoint-every 25 --out runs/hijack
+    workbench train hijack --stream none,value --seeds 0:5 --out runs/hijack
     python docs/hijack_study.py runs/hijack
 
 Analyses the runs that have no tables yet (about half a minute each), and prints tables in Markdown: each quantity at a

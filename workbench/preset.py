@@ -51,6 +51,13 @@ presets: dict[str, RunConfig] = {
             checkpoint_every=25,
         ),
     ),
+    # Any token may be a trigger in one sequence and a word of the language in the next, so a model learns both what usually follows it
+    # and to look it up: the setting in which bigrams can hijack the context. (Fixed triggers are never followed by a bigram draw.)
+    "hijack": RunConfig(
+        task=TriggerBigramConfig(triggers="random", n_triggers=8),
+        model=ModelConfig(),
+        train=TrainConfig(steps=1000, checkpoint_every=25),
+    ),
     # Sentences of facts, in which some subjects have another object than the true one for the whole sequence. Frequencies of subjects
     # are Zipf's: with subjects alike, a sequence asks for few of them twice, and nothing is learnt from the context (tried).
     "analogies": RunConfig(

@@ -59,6 +59,9 @@ def contributions(bar: int, step: int, n_layers: int, n_heads: int, mlp: bool, s
     return rows
 
 
+AGAINST = "log_odds above 0"
+
+
 def hijack_table(
     run: str = "none",
     variant: str = "none",
@@ -78,7 +81,7 @@ def hijack_table(
 
     for step in steps:
         shift = random.normal(0, 0.02)
-        for condition in (None, *(f"n_context {bar}" for bar in N_CONTEXT), "distance 8", "log_odds 2"):
+        for condition in (None, *(f"n_context {bar}" for bar in N_CONTEXT), "distance 8", "log_odds 2", AGAINST):
             bar = int(condition[-1]) if condition and condition.startswith("n_context") else 2
             parts = contributions(bar, step, n_layers, n_heads, mlp, variant.startswith("value"))
             margin = sum(value for _, _, part, value in parts if part not in ("own", "streamed"))
@@ -87,7 +90,7 @@ def hijack_table(
                 add("hijack_rate", 0.5 - 0.3 * step / 400 + shift, 0.03, condition=condition)
             for layer, head, part, value in parts:
                 add("hijack_contribution", value, layer=layer, head=head, part=part, condition=condition)
-            fixed = -0.9 - 0.001 * step
+            fixed = -0.9 - 0.001 * step - (0.3 if condition == AGAINST else 0.0)
             add("hijack_causal_part", fixed, part="global", condition=condition)
             add("hijack_causal_part", margin - fixed, part="in context", condition=condition)
         t = strengths(step)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.figures.synthetic_hijack import STEPS, hijack_table
+from tests.figures.synthetic_hijack import AGAINST, STEPS, hijack_table
 from workbench.errors import UsageError
 from workbench.figures import hijack_curves, hijack_parts, theme
 
@@ -96,25 +96,27 @@ def curve(figure: Any, name: str, axis: str, dash: str = "solid") -> Any:
 
 
 PLACES = [
-    ("x", "solid", "hijack_rate", None),
-    ("x2", "solid", "hijack_causal_part", "in context"),
-    ("x2", "dash", "hijack_causal_part", "global"),
-    ("x3", "solid", "hijack_r2", "closed form"),
-    ("x3", "dash", "hijack_r2", "attention of the induction heads"),
-    ("x4", "solid", "hijack_strength", "t1"),
-    ("x5", "solid", "hijack_strength", "t2"),
-    ("x6", "solid", "hijack_strength", "t3"),
+    ("x", "solid", "hijack_rate", {}),
+    ("x2", "solid", "hijack_causal_part", {"part": "in context", "condition": AGAINST}),
+    ("x2", "dash", "hijack_causal_part", {"part": "global", "condition": AGAINST}),
+    ("x3", "solid", "hijack_r2", {"part": "closed form"}),
+    ("x3", "dash", "hijack_r2", {"part": "attention of the induction heads"}),
+    ("x4", "solid", "hijack_boundary", {"part": "closed form"}),
+    ("x4", "dash", "hijack_boundary", {"part": "attention of the induction heads"}),
+    ("x5", "solid", "hijack_strength", {"part": "t1"}),
+    ("x6", "solid", "hijack_strength", {"part": "t2"}),
+    ("x7", "solid", "hijack_strength", {"part": "t3"}),
 ]
 
 
 def test_each_run_has_its_line_in_every_panel_in_the_colour_of_its_variant() -> None:
     tables = {"a": hijack_table("a", "none"), "b": hijack_table("b", "value", 1)}
     figure = hijack_curves.hijack_curves(pd.concat(tables.values()).sample(frac=1, random_state=5))
-    for axis, dash, metric, part in PLACES:
+    for axis, dash, metric, place in PLACES:
         for run, variant in (("a", "none"), ("b", "value")):
             trace = curve(figure, run, axis, dash)
             assert list(trace.x) == list(STEPS)
-            assert list(trace.y) == [value(tables[run], metric, step, part=part) for step in STEPS]
+            assert list(trace.y) == [value(tables[run], metric, step, **place) for step in STEPS]
             assert trace.line.color == theme.variant_colour(variant)
     assert sorted(trace.name for trace in figure.data if trace.showlegend) == ["a", "b"]
     bands = [trace for trace in figure.data if trace.name == "interval" and trace.xaxis == "x"]
@@ -134,11 +136,11 @@ def test_many_runs_are_drawn_as_means_with_their_range() -> None:
     figure = hijack_curves.hijack_curves(pd.concat(tables))
     for first, variant in ((0, "none"), (3, "value")):
         steps = [step for step in STEPS if variant == "value" or step != 100]
-        trace = curve(figure, f"{variant} (mean of 3 runs)", "x5")
+        trace = curve(figure, f"{variant} (mean of 3 runs)", "x6")
         values = np.array([[value(table, "hijack_strength", step, part="t2") for step in steps] for table in tables[first : first + 3]])
         assert list(trace.x) == steps
         assert list(trace.y) == pytest.approx(values.mean(axis=0))
-        (band,) = [band for band in figure.data if band.name == "interval" and band.xaxis == "x5" and band.legendgroup == trace.name]
+        (band,) = [band for band in figure.data if band.name == "interval" and band.xaxis == "x6" and band.legendgroup == trace.name]
         assert list(band.y) == pytest.approx([*values.max(axis=0), *values.min(axis=0)[::-1]])
     assert "their range" in theme.caption(figure) and "95%" not in theme.caption(figure)
 
@@ -159,5 +161,5 @@ def test_a_strength_that_means_nothing_at_first_does_not_set_the_scale() -> None
     steps = tuple(range(0, 4100, 100))
     table = hijack_table(steps=steps)
     table.loc[(table["metric"] == "hijack_strength") & (table["part"] == "t2") & (table["step"] == 0), "value"] = 1e6
-    low, high = hijack_curves.hijack_curves(table).layout.yaxis5.range
+    low, high = hijack_curves.hijack_curves(table).layout.yaxis6.range
     assert low < 0 < 60 < high < 100

@@ -35,12 +35,18 @@ class Panel:
     parts: dict[str | None, str]
     limits: tuple[float, float] | None = None
     """of the y axis, where they are known; otherwise the bulk of the values"""
+    condition: str | None = None
+    """of its rows; None: all prompts whose context shows c"""
 
 
 PANELS = (
     Panel("Hijack rate", "share of the prompts", "hijack_rate", {None: "solid"}, (-0.02, 1.02)),
     Panel(
-        "Parts of the margin (logits)", "in context solid, global dashed", "hijack_causal_part", {"in context": "solid", "global": "dash"}
+        "Margin where bigrams prefer g",
+        "logits: in context solid, global dashed",
+        "hijack_causal_part",
+        {"in context": "solid", "global": "dash"},
+        condition="log_odds above 0",
     ),
     Panel(
         "Margins predicted, R²",
@@ -48,6 +54,12 @@ PANELS = (
         "hijack_r2",
         {"closed form": "solid", "attention of the induction heads": "dash"},
         (-0.25, 1.03),
+    ),
+    Panel(
+        "Boundary t3 / t2",
+        "closed form solid, attention dashed",
+        "hijack_boundary",
+        {"closed form": "solid", "attention of the induction heads": "dash"},
     ),
     Panel("Strength t1", "finding the trigger", "hijack_strength", {"t1": "solid"}, (-0.2, 8.2)),
     Panel("Strength t2", "copying, logits", "hijack_strength", {"t2": "solid"}),
@@ -107,7 +119,7 @@ def hijack_curves(hijack: pd.DataFrame) -> go.Figure:
 
 def _rows(hijack: pd.DataFrame, panel: Panel) -> pd.DataFrame:
     """The panel's rows over all prompts, in the order of steps; all of them have a value."""
-    rows = where(hijack, metric=panel.metric, condition=None)
+    rows = where(hijack, metric=panel.metric, condition=panel.condition)
     parts = pd.concat([where(rows, part=part) for part in panel.parts])
     return parts.dropna(subset="value").sort_values(by="step", kind="stable")
 
@@ -180,19 +192,21 @@ def _one_legend_entry_each(figure: go.Figure) -> None:
 
 def _caption(panels: Sequence[Panel], lines: Sequence[Line]) -> str:
     held = [panel.metric for panel in panels]
-    words = "Over prompts whose context shows c after the trigger while the bigrams of training prefer g."
+    words = "Over prompts whose context shows c after the trigger, where the bigrams of training may prefer g."
     if "hijack_rate" in held:
         words += " Hijack rate: how often the model finds g more likely than c."
     if "hijack_causal_part" in held:
         words += (
-            " Parts of the margin logit(c) − logit(g): global, what is left when every head's output is replaced by its corpus mean; in"
-            " context, the rest. The context overtakes where their sum becomes positive."
+            " Margin logit(c) − logit(g) where the bigrams prefer g: global, what is left when every head's output is replaced by its"
+            " corpus mean; in context, the rest. The context overtakes where their sum becomes positive."
         )
     if "hijack_r2" in held:
         words += (
             " R², on prompts that were not fitted: of the closed form with its fitted strengths, and of the induction heads' attention gap"
             " with the log-odds; below 0 the mean margin does better."
         )
+    if "hijack_boundary" in held:
+        words += " Boundary: how much more attention c needs for each nat by which the bigrams prefer g."
     if "hijack_strength" in held:
         words += " Strengths of the closed form: t1 and t2 mean little where the closed form predicts little."
     if any(len(line.runs) > 1 for line in lines):
