@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -230,6 +231,28 @@ def test_construct_a_model_and_analyse_it(typed):
     [answer] = json.loads(typed("analyze", "m", "--json", "--only", "formation,probes"))
     assert answer["summary"]["previous_token_head"] == "L0H0" and answer["summary"]["induction_heads"] == ["L1H0"]
     assert typed("construct", "associative-memory", "--d-vocab", "5", "--n-ctx", "8") == "runs/associative-memory\n"
+
+
+def test_a_constructed_model_is_what_its_theory_says(typed):
+    typed("construct", "associative-memory", "--t1", "2.5", "--d-vocab", "23", "--n-ctx", "48", "--out", "m")
+    [answer] = json.loads(typed("analyze", "m", "--json", "--only", "hijack"))
+    lines = " ".join(answer["summary"]["lines"])
+    assert "fitted with t1 2.5 [2.5, 2.5], t2 8.0 [8.0, 8.0], t3 1.0 [1.0, 1.0], explains 100%" in lines and "It errs" not in lines
+    prompts = pd.read_parquet(answer["tables"]["hijack_prompts"])
+    np.testing.assert_allclose(prompts["margin"], prompts["predicted"], atol=0.02)
+
+
+def test_random_vectors_say_how_far_they_are_expected_to_be_off(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ("construct", "associative-memory", "--d-vocab", "5", "--n-ctx", "8", "--d-model", "128")
+    for more, said in (
+        (("--out", "one"), "with --t1 inf the crosstalk"),
+        (("--t1", "2", "--out", "two"), "expected to be off the theory by "),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main([*small, *more])
+        printed = capsys.readouterr()
+        assert printed.out == f"{more[-1]}\n" and said in printed.err
 
 
 def test_report_of_two_runs(typed, trained):

@@ -11,17 +11,8 @@ import torch
 from tests.language_model import N_CTX, make_language_model
 from workbench import HookedTransformer, ModelConfig
 from workbench.analysis import word_prompts
-from workbench.analysis.word_prompts import (
-    FactPrompt,
-    Prompt,
-    TaskWords,
-    TokenizerWords,
-    by_statements,
-    fact_prompts,
-    read,
-    top_answers,
-    usable,
-)
+from workbench.analysis.vocabulary import TaskWords, TokenizerWords
+from workbench.analysis.word_prompts import FactPrompt, Prompt, by_statements, fact_prompts, read, top_answers, usable
 from workbench.errors import UsageError
 from workbench.model.constructed import Strengths, associative_memory
 from workbench.pretrained import load_pretrained

@@ -14,7 +14,8 @@ from workbench.runs import Run
 from workbench.tasks.facts import RELATIONS
 
 if TYPE_CHECKING:
-    from workbench.analysis.word_prompts import FactPrompt, Vocabulary
+    from workbench.analysis.vocabulary import Vocabulary
+    from workbench.analysis.word_prompts import FactPrompt
 
 SHOWN, WIDTH = ("context_wins", "prior_wins", "margin", "says_context", "says_prior"), 14
 """columns of the table, and how wide they are"""
@@ -92,7 +93,7 @@ def _check(prompt: str | None, context: str | None, prior: str | None, relation:
 
 def _asked(target: str, found: tuple[Run, int | None] | None) -> tuple[Any, Vocabulary]:
     """The model and its words. A run without a task has none: its words are token ids."""
-    from workbench.analysis.word_prompts import TaskWords, TokenizerWords
+    from workbench.analysis.vocabulary import TaskWords, TokenizerWords
 
     if found is None:
         from workbench.pretrained import load_pretrained
