@@ -239,7 +239,7 @@ def _map_caption(column: str, parts: list[str], n: int, steps: list[int]) -> str
     words = (
         "Each point is a prompt whose context has shown c after the trigger q, while the bigrams of training prefer g after q by the"
         " log-odds. Above the line the context should win (circles, blue: the model finds c more likely), below it the bigrams hijack the"
-        " answer (crosses, red). A colour means the same margin at every step."
+        " answer (crosses, orange). A colour means the same margin at every step."
     )
     if parts:
         lines = {"closed form": "solid, of the closed form with the fitted strengths (slope t3 / t2)"}

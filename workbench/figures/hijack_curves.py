@@ -42,8 +42,8 @@ class Panel:
 PANELS = (
     Panel("Hijack rate", "share of the prompts", "hijack_rate", {None: "solid"}, (-0.02, 1.02)),
     Panel(
-        "Margin where bigrams prefer g",
-        "logits: in context solid, global dashed",
+        "Parts of the margin",
+        "in context solid, global dashed",
         "hijack_causal_part",
         {"in context": "solid", "global": "dash"},
         condition="log_odds above 0",
