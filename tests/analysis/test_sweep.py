@@ -15,7 +15,7 @@ from workbench.analysis import attribution, formation, heads
 from workbench.analysis.data import REPEATS, AnalysisData, scoring_half
 from workbench.analysis.emergence import Curves
 from workbench.analysis.roles import Head, Roles
-from workbench.analysis.rows import ALWAYS, OPTIONAL
+from workbench.analysis.rows import ALWAYS, CASES_KEPT, OPTIONAL
 from workbench.analysis.sections import SECTIONS, all_metrics, measure_of
 from workbench.errors import CheckpointError, UsageError
 from workbench.evaluation import Evaluation
@@ -442,3 +442,32 @@ def test_every_section_measures_every_kind_of_model(fields):
         assert not table.duplicated(place).any()
         values = table.loc[table["value"].notna(), "value"]
         assert np.isfinite(values).all() and len(values) > 0.9 * len(table)
+
+
+def test_a_partial_analysis_keeps_what_the_others_left(tmp_path):
+    """Events and sentences of sections measured before, on the same checkpoints; none of an analysis of others."""
+    run = train(CONFIG, tmp_path / "r", device="cpu", progress=False)
+    analyze(run, sequences=SEQUENCES)
+    before, lines = run.table("emergence"), run.summary()["lines"]
+    again = analyze(run, only=["hijack"], sequences=SEQUENCES)
+    assert set(again["metric"].map(lambda name: all_metrics()[name].section)) == {"hijack", "emergence"}
+    order = ["part", "metric", "layer", "head"]
+    pd.testing.assert_frame_equal(
+        run.table("emergence").sort_values(order, ignore_index=True)[before.columns], before.sort_values(order, ignore_index=True)
+    )
+    assert run.summary()["lines"] == lines
+    cases = run.table("hijack_prompts")
+    counts = cases.groupby("step").size()
+    assert counts[7] == len(AnalysisData.of_run(run, SEQUENCES).hijack_prompts) and (counts[[0, 3]] == min(counts[7], CASES_KEPT)).all()
+    assert set(cases.loc[cases["step"] == 0, "prompt"]) <= set(cases.loc[cases["step"] == 7, "prompt"])
+    # At an earlier checkpoint alone, what was said of the last one does not count.
+    analyze(run, only=["hijack"], steps=[3], sequences=SEQUENCES)
+    assert set(run.table("hijack")["step"]) == {3} and not any("accuracy" in line for line in run.summary()["lines"])
+
+
+def test_a_partial_analysis_of_a_new_run_has_its_account(tmp_path):
+    run = train(CONFIG, tmp_path / "r", device="cpu", progress=False)
+    analyze(run, only=["hijack"], sequences=SEQUENCES)
+    summary = run.summary()
+    assert summary["in_context_accuracy"] is None and summary["heads"] is not None
+    assert summary["lines"] and summary["lines"][0].startswith("On prompts whose context shows one answer")
