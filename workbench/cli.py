@@ -27,6 +27,7 @@ app.command("workbench.commands.demo:demo", name="demo", help="Train a vanilla a
 app.command("workbench.commands.train:train", name="train", help="Train a preset or a configuration file, in one or several variants.")
 app.command("workbench.commands.analyze:analyze", name="analyze", help="Measure a run or one of its checkpoints: tables, summary, report.")
 app.command("workbench.commands.report:report", name="report", help="Write the HTML report of runs that have been analysed.")
+app.command("workbench.commands.sweep:sweep", name="sweep", help="Train variants x seeds x any configuration fields, restartably.")
 app.command("workbench.commands.construct:construct", name="construct", help="Make a run of a transformer built by hand.")
 app.command("workbench.commands.hijack:hijack", name="hijack", help="Ask a model in words: does the context win, or what it learnt?")
 app.command("workbench.commands.import_weights:import_weights", name="import", help="Make a run of a classic HookedTransformer's weights.")
