@@ -26,7 +26,19 @@ def write_report(runs: Sequence[ReportRun], path: Path) -> Path:
         UsageError: there is no run.
         WorkbenchError: the file cannot be written.
     """
-    html = render_report(runs)
+    return _written(path, render_report(runs))
+
+
+def write_page(title: str, sections: Sequence[Section], path: Path) -> Path:
+    """Write a page of sections that are not about runs to `path`, and return `path`. A file already there is replaced as by `write_report`.
+
+    Raises:
+        WorkbenchError: the file cannot be written.
+    """
+    return _written(path, render_page(title, sections))
+
+
+def _written(path: Path, html: str) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +58,11 @@ def render_report(runs: Sequence[ReportRun]) -> str:
         raise UsageError("a report needs at least one run")
     named = entries(runs)
     sections = [section for build in SECTIONS if (section := build(named)) is not None]
+    return render_page(f"In-context learning: {len(runs)} runs" if len(runs) > 1 else f"In-context learning: {named[0].label}", sections)
+
+
+def render_page(title: str, sections: Sequence[Section]) -> str:
+    """Sections as the HTML text of one page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("workbench.report", "."),
         autoescape=True,
@@ -54,8 +71,7 @@ def render_report(runs: Sequence[ReportRun]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("template.html").render(
-        title=f"In-context learning: {len(runs)} runs" if len(runs) > 1 else f"In-context learning: {named[0].label}",
-        labels=[entry.label for entry in named],
+        title=title,
         sections=[(section, [_html(block, section, number) for number, block in enumerate(section.blocks)]) for section in sections],
         style=Markup(Path(__file__).with_name("report.css").read_text(encoding="utf-8")),
         scripts=_scripts(sections),
