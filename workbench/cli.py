@@ -30,6 +30,7 @@ app.command("workbench.commands.report:report", name="report", help="Write the H
 app.command("workbench.commands.sweep:sweep", name="sweep", help="Train variants x seeds x any configuration fields, restartably.")
 app.command("workbench.commands.construct:construct", name="construct", help="Make a run of a transformer built by hand.")
 app.command("workbench.commands.hijack:hijack", name="hijack", help="Ask a model in words: does the context win, or what it learnt?")
+app.command("workbench.commands.amicl:amicl", name="amicl", help="Measure the associative-memory model of in-context learning.")
 app.command("workbench.commands.import_weights:import_weights", name="import", help="Make a run of a classic HookedTransformer's weights.")
 app.command("workbench.commands.lists:presets", name="presets", help="List the presets, or print one as YAML.")
 app.command("workbench.commands.lists:tasks", name="tasks", help="List the tasks.")

@@ -10,12 +10,13 @@ import pkgutil
 import pytest
 
 import workbench.analysis
-from workbench.analysis.sections import EMERGENCE, SECTIONS, WATCHED, all_metrics, applicable, chosen, measure_of
+from workbench.analysis.sections import AMICL, EMERGENCE, SECTIONS, WATCHED, all_metrics, applicable, chosen, measure_of
 from workbench.config import ModelConfig
 from workbench.errors import UsageError
 
 MODULES = [
     *(f"workbench.analysis.{module.name}" for module in pkgutil.iter_modules(workbench.analysis.__path__)),
+    "workbench.amicl.sweep",
     "workbench.evaluation",
     "workbench.model.positions",
     "workbench.training.schedule",
@@ -37,7 +38,7 @@ def test_examples(name):
 def test_what_a_reader_needs_to_know(name):
     metric = all_metrics()[name]
     assert metric.name == name == metric.function.__name__
-    assert metric.section in (*SECTIONS, EMERGENCE)
+    assert metric.section in (*SECTIONS, EMERGENCE, AMICL)
     assert metric.formula and metric.range and metric.source
     assert metric.summary.endswith(".") and "\n" not in metric.summary
     text = inspect.getdoc(metric.function)
@@ -49,7 +50,7 @@ def test_what_a_reader_needs_to_know(name):
 
 
 def test_every_section_has_metrics_and_a_module():
-    assert {metric.section for metric in all_metrics().values()} == {*SECTIONS, EMERGENCE}
+    assert {metric.section for metric in all_metrics().values()} == {*SECTIONS, EMERGENCE, AMICL}
     assert all(callable(measure_of(section)) for section in SECTIONS)
     assert set(WATCHED) <= set(SECTIONS)
 
@@ -67,6 +68,8 @@ def test_sections_and_metrics_by_name():
     assert chosen(["reached"]) == (sections, {"reached"})
     with pytest.raises(UsageError, match=r"unknown section or metric 'los'; did you mean loss"):
         chosen(["los"])
+    with pytest.raises(UsageError, match=r"unknown section or metric 'amicl_accuracy'"):
+        chosen(["amicl_accuracy"])
     with pytest.raises(UsageError, match="names nothing"):
         chosen([])
 

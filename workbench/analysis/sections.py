@@ -28,6 +28,8 @@ SECTIONS: dict[str, str] = {
 """section -> the module that measures it"""
 EMERGENCE = "emergence"
 """not measured at a checkpoint but found from the curves of other sections over all of them"""
+AMICL = "amicl"
+"""nothing of a run: `workbench amicl` measures it"""
 WATCHED = ("formation", "probes", "causal", "attribution", "hijack")
 """the sections whose curves it watches"""
 
@@ -41,7 +43,7 @@ def all_metrics() -> dict[str, Metric]:
     """Every metric of every section, by name."""
     from workbench.analysis.metrics import METRICS
 
-    for module in (*SECTIONS.values(), f"workbench.analysis.{EMERGENCE}"):
+    for module in (*SECTIONS.values(), f"workbench.analysis.{EMERGENCE}", "workbench.amicl.sweep"):
         importlib.import_module(module)
     return METRICS
 
@@ -61,7 +63,7 @@ def chosen(only: Iterable[str] | None) -> tuple[list[str], set[str] | None]:
         )
     if all(name in SECTIONS for name in names):
         return [section for section in SECTIONS if section in names], None
-    metrics = all_metrics()
+    metrics = {name: metric for name, metric in all_metrics().items() if metric.section != AMICL}
     for name in names:
         if name not in (*SECTIONS, EMERGENCE) and name not in metrics:
             raise unknown_name("section or metric", name, [*SECTIONS, EMERGENCE, *metrics])

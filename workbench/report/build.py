@@ -30,8 +30,7 @@ def write_report(runs: Sequence[ReportRun], path: Path) -> Path:
 
 
 def write_page(title: str, sections: Sequence[Section], path: Path) -> Path:
-    """Write a page of sections that are not about runs to `path`, and return `path`. A file already there is replaced at once or not
-    at all.
+    """Write a page of sections that are not about runs to `path`, and return `path`. A file already there is replaced as by `write_report`.
 
     Raises:
         WorkbenchError: the file cannot be written.
