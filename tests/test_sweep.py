@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import torch
 import yaml
 
 from workbench import RunConfig, TrainConfig, TriggerBigramConfig, train
+from workbench.cli import main
 from workbench.config import ModelConfig
 from workbench.errors import ConfigError, UsageError
 from workbench.runs import Run
@@ -31,7 +33,7 @@ BASE = RunConfig(
 def written(tmp_path: Path, **fields) -> Path:
     (tmp_path / "base.yaml").write_text(BASE.to_yaml())
     path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"config": "base.yaml", **fields}))
+    path.write_text(yaml.safe_dump({"config": "base.yaml", **fields}, sort_keys=False))
     return path
 
 
@@ -180,6 +182,38 @@ def test_a_folder_of_another_run_is_refused_before_anything_is_trained(tmp_path,
         run_sweep(other, tmp_path / "o", jobs=0)
     with pytest.raises(UsageError, match="unknown cluster 'slrm'"):
         run_sweep(other, tmp_path / "o", where="slrm")
+
+
+def typed(capsys, *arguments):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["sweep", *arguments])
+    printed = capsys.readouterr()
+    return end.value.code, printed.out, printed.err
+
+
+def test_the_command(tmp_path, here, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, stream="none,value", vary={"train.batch_size": [3, 5], "task.n_triggers": [1, 2]})
+    status, out, _ = typed(capsys, "sweep.yaml", "--out", "o")
+    assert status == 0
+    assert out.splitlines() == ["o: 8 finished", "  table: o/sweep.parquet", "  formation map: o/formation_map.html"]
+    page = Path("o/formation_map.html").read_text()
+    assert "by train.batch_size and task.n_triggers" in page
+    status, out, _ = typed(capsys, "sweep.yaml", "--out", "o", "--map", "task.n_triggers", "--json")
+    assert status == 0 and len(here) == 8 and [row["status"] for row in json.loads(out)] == ["finished"] * 8
+    assert "When in-context learning forms, by task.n_triggers" in Path("o/formation_map.html").read_text()
+    status, _, err = typed(capsys, "sweep.yaml", "--map", "task.triggers")
+    assert status == 2 and err.startswith("workbench: unknown varied field 'task.triggers'; did you mean task.n_triggers")
+    assert typed(capsys, "sweep.yaml", "--map", ",")[0] == 2
+
+
+def test_the_command_says_what_failed(tmp_path, here, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, vary={"train.lr": [1e30, 0.01]})
+    status, out, err = typed(capsys, "sweep.yaml", "--out", "o")
+    assert status == 1 and "1 failed" in out and "1 finished" in out
+    assert err.splitlines()[-1].startswith("workbench: 1 of 2 members failed: none/train.lr=1e+30/seed_0: ")
 
 
 def test_jobs_of_their_own(tmp_path):

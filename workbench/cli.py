@@ -15,6 +15,12 @@ import cyclopts
 from workbench import __version__
 from workbench.errors import WorkbenchError
 
+SWEEP = """Train variants x seeds x any configuration fields, restartably.
+
+The file, in YAML: preset: trigger-bigram; stream: [none, value]; seeds: 0:4; vary: {task.n_triggers: [3, 5, 8], train.batch_size:
+[32, 64]}; set: {train.steps: 900} for fields that all share; cluster: {slurm_partition: gpu} for Slurm.
+"""
+
 app = cyclopts.App(
     name="workbench",
     help="Train transformers with residual attention streams on in-context learning tasks, and watch their circuits form.",
@@ -27,7 +33,7 @@ app.command("workbench.commands.demo:demo", name="demo", help="Train a vanilla a
 app.command("workbench.commands.train:train", name="train", help="Train a preset or a configuration file, in one or several variants.")
 app.command("workbench.commands.analyze:analyze", name="analyze", help="Measure a run or one of its checkpoints: tables, summary, report.")
 app.command("workbench.commands.report:report", name="report", help="Write the HTML report of runs that have been analysed.")
-app.command("workbench.commands.sweep:sweep", name="sweep", help="Train variants x seeds x any configuration fields, restartably.")
+app.command("workbench.commands.sweep:sweep", name="sweep", help=SWEEP)
 app.command("workbench.commands.construct:construct", name="construct", help="Make a run of a transformer built by hand.")
 app.command("workbench.commands.hijack:hijack", name="hijack", help="Ask a model in words: does the context win, or what it learnt?")
 app.command("workbench.commands.amicl:amicl", name="amicl", help="Measure the associative-memory model of in-context learning.")
