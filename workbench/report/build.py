@@ -26,7 +26,11 @@ def write_report(runs: Sequence[ReportRun], path: Path) -> Path:
         UsageError: there is no run.
         WorkbenchError: the file cannot be written.
     """
-    html = render_report(runs)
+    return write_page(path, render_report(runs))
+
+
+def write_page(path: Path, html: str) -> Path:
+    """Write a page to `path`, at once or not at all, and return `path`. Raises WorkbenchError where it cannot be written."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +50,12 @@ def render_report(runs: Sequence[ReportRun]) -> str:
         raise UsageError("a report needs at least one run")
     named = entries(runs)
     sections = [section for build in SECTIONS if (section := build(named)) is not None]
+    title = f"In-context learning: {len(runs)} runs" if len(runs) > 1 else f"In-context learning: {named[0].label}"
+    return render_page(title, sections, labels=[entry.label for entry in named])
+
+
+def render_page(title: str, sections: Sequence[Section], labels: Sequence[str] = ()) -> str:
+    """Sections as one HTML page that holds everything it shows."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("workbench.report", "."),
         autoescape=True,
@@ -54,8 +64,8 @@ def render_report(runs: Sequence[ReportRun]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("template.html").render(
-        title=f"In-context learning: {len(runs)} runs" if len(runs) > 1 else f"In-context learning: {named[0].label}",
-        labels=[entry.label for entry in named],
+        title=title,
+        labels=labels,
         sections=[(section, [_html(block, section, number) for number, block in enumerate(section.blocks)]) for section in sections],
         style=Markup(Path(__file__).with_name("report.css").read_text(encoding="utf-8")),
         scripts=_scripts(sections),
