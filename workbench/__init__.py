@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from workbench.analysis.comparison import compare
     from workbench.analysis.sweep import analyze
     from workbench.config import ModelConfig, RepeatedTokensConfig, RunConfig, TrainConfig, TriggerBigramConfig
     from workbench.errors import WorkbenchError
@@ -29,6 +30,7 @@ _HOMES = {
     "TriggerBigramConfig": "workbench.config",
     "WorkbenchError": "workbench.errors",
     "analyze": "workbench.analysis.sweep",
+    "compare": "workbench.analysis.comparison",
     "make_task": "workbench.tasks",
     "presets": "workbench.preset",
     "train": "workbench.training.loop",
@@ -46,6 +48,7 @@ __all__ = [
     "TriggerBigramConfig",
     "WorkbenchError",
     "analyze",
+    "compare",
     "make_task",
     "presets",
     "train",

@@ -32,6 +32,7 @@ app = cyclopts.App(
 app.command("workbench.commands.demo:demo", name="demo", help="Train a vanilla and a value-stream model, analyse both, write the report.")
 app.command("workbench.commands.train:train", name="train", help="Train a preset or a configuration file, in one or several variants.")
 app.command("workbench.commands.analyze:analyze", name="analyze", help="Measure a run or one of its checkpoints: tables, summary, report.")
+app.command("workbench.commands.compare:compare", name="compare", help="Compare variants over seeds: table, sentences, page.")
 app.command("workbench.commands.report:report", name="report", help="Write the HTML report of runs that have been analysed.")
 app.command("workbench.commands.sweep:sweep", name="sweep", help=SWEEP)
 app.command("workbench.commands.construct:construct", name="construct", help="Make a run of a transformer built by hand.")
