@@ -16,7 +16,7 @@ from workbench.errors import UsageError
 
 MODULES = [
     *(f"workbench.analysis.{module.name}" for module in pkgutil.iter_modules(workbench.analysis.__path__)),
-    "workbench.amicl.sweep",
+    "workbench.amicl.accuracy",
     "workbench.evaluation",
     "workbench.model.positions",
     "workbench.training.schedule",

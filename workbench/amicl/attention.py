@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.amicl import model
+from workbench.amicl.accuracy import chunks
 from workbench.amicl.config import PAPER, AmiclConfig
 from workbench.amicl.data import Sequences, draw
-from workbench.amicl.sweep import chunks
 from workbench.errors import UsageError
 
 if TYPE_CHECKING:

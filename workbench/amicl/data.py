@@ -11,8 +11,8 @@ Other data come in as vectors of one's own, or as a function of one's own:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -46,10 +46,9 @@ class Sequences:
         return (self.tokens[:, 1:-2:2] == self.labels[:, None]).all(axis=2)
 
 
-class Draw(Protocol):
-    """A function that draws sequences of `config.n_tokens` tokens of `config.d` numbers. It must not depend on how the model is set."""
-
-    def __call__(self, config: AmiclConfig, trials: int, generator: np.random.Generator) -> Sequences: ...
+Draw = Callable[[AmiclConfig, int, np.random.Generator], Sequences]
+"""a function (config, trials, generator) that draws sequences of `config.n_tokens` tokens of `config.d` numbers; it must not depend on
+how the model is set"""
 
 
 def draw(

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.amicl.accuracy import sweep
 from workbench.amicl.config import PAPER, AmiclConfig
 from workbench.amicl.model import SIMILARITIES
-from workbench.amicl.sweep import sweep
 
 if TYPE_CHECKING:
     import pandas as pd

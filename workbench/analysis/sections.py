@@ -43,7 +43,7 @@ def all_metrics() -> dict[str, Metric]:
     """Every metric of every section, by name."""
     from workbench.analysis.metrics import METRICS
 
-    for module in (*SECTIONS.values(), f"workbench.analysis.{EMERGENCE}", "workbench.amicl.sweep"):
+    for module in (*SECTIONS.values(), f"workbench.analysis.{EMERGENCE}", "workbench.amicl.accuracy"):
         importlib.import_module(module)
     return METRICS
 

@@ -78,9 +78,9 @@ def _compared(table: pd.DataFrame) -> list[str]:
 
 def _sections(measured: dict[str, pd.DataFrame], out: Path, facts: dict[str, Any]) -> list[Section]:
     """What stands on the page."""
+    from workbench.amicl.accuracy import pearson_ceiling
     from workbench.amicl.config import PAPER
     from workbench.amicl.published import PUBLISHED, SIZE_SETTING
-    from workbench.amicl.sweep import pearson_ceiling
     from workbench.figures.amicl import accuracy_by_size, accuracy_by_strength, attention_matrices
     from workbench.report.sections import Block, Section
 

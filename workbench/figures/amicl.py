@@ -1,4 +1,4 @@
-"""AMICL, the associative-memory model of in-context learning: how often it is right, and where it looks (Burns et al., arXiv 2412.15113)."""
+"""How often AMICL, the associative-memory model of in-context learning, is right, and where it looks (Burns et al., arXiv 2412.15113)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOKS = {
 }
 BANDED = ("dot", "pearson")
 """the similarities with a band; four would hide each other"""
-PARTS = {"scores": "scores", "softmax": "softmax", "argmax": "argmax"}
+PARTS = ("scores", "softmax", "argmax")
 COLUMNS = ("metric", "value", "ci_low", "ci_high", "n")
 NBSP = "\u00a0"
 PANEL = 330
@@ -67,8 +67,9 @@ def accuracy_by_strength(table: pd.DataFrame, published: Mapping[float, float] |
     figure.update_xaxes(title={"text": "a, strength of the memory of the token before", "standoff": 6})
     figure.update_yaxes(title_text="proportion right", range=[-0.03, 1.06])
     caption = (
-        "How often the answer is exactly the label of the query's class, on the same sequences at every point, which therefore err together. Below a = 1 the best key is an object's, above it the label's;"
-        " at a = 1 the dot product ties one label with two objects, and is right about one time in three."
+        "How often the answer is exactly the label of the query's class. The sequences are the same at every point, so that the points"
+        " err together. Below a = 1 the best key is an object's, above it the label's; at a = 1 the dot product ties one label with two"
+        " objects, and is right about one time in three."
     )
     if "pearson" in drawn:
         caption += (
@@ -151,7 +152,8 @@ def attention_matrices(table: pd.DataFrame) -> go.Figure:
     ticks: dict[str, Any] = {"tickvals": list(range(n)), "ticktext": names, "tickangle": 0, "tickfont": {"size": 9}, "ticks": ""}
     for number, ((name, part), matrix) in enumerate(panels.items()):
         place: dict[str, Any] = {"row": number // len(PARTS) + 1, "col": number % len(PARTS) + 1}
-        hover = f"{SIMILARITIES[name]}, {PARTS[part]}<br>%{{customdata[0]}} (%{{y}}) looks at %{{customdata[1]}} (%{{x}}): %{{z:.4f}}<extra></extra>"
+        looks = "%{customdata[0]} (%{y}) looks at %{customdata[1]} (%{x})"
+        hover = f"{SIMILARITIES[name]}, {part}<br>{looks}: %{{z:.4f}}<extra></extra>"
         tokens = [[(dst, src) for src in names] for dst in names]
         figure.add_heatmap(z=matrix, customdata=tokens, hovertemplate=hover, colorscale=theme.SCORE_SCALE, showscale=False, **place)
         box = {"x0": answer - 0.5, "x1": answer + 0.5, "y0": n - 1.5, "y1": n - 0.5, "line": {"color": theme.VERMILION, "width": 2.5}}
@@ -161,10 +163,10 @@ def attention_matrices(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title={"text": "query of", "standoff": 4}, col=1)
     figure.update_xaxes(title={"text": "key of", "standoff": 4}, row=len(drawn))
     caption = (
-        "One sequence: a capital is an object, the small letter its label, the one with a question mark the query, _ the empty slot. A row is"
-        " the position that looks, a column the one looked at; darker is more, and each matrix has its own range, in its title."
-        f" The last row gives the answer: it should be darkest in the red box, at {names[answer]}. Every other query is its own key, hence the"
-        " diagonal; the empty slot has a random key instead, or it would match itself. There is no causal mask."
+        "One sequence: a capital is an object, the small letter its label, the one with a question mark the query, _ the empty slot. A row"
+        " is the position that looks, a column the one looked at; darker is more, and each matrix has its own range, in its title. The last"
+        f" row gives the answer: it should be darkest in the red box, at {names[answer]}. Most other queries are their own best key, hence"
+        " the diagonal; the empty slot has a random key instead, or it would match itself. There is no causal mask."
     )
     figure = theme.finish(figure, "Attention in one sequence", caption, height=120 + PANEL * len(drawn))
     figure.update_annotations(font_size=13)
@@ -201,10 +203,10 @@ def _matrix(rows: pd.DataFrame, n: int) -> list[list[float]]:
 def _part_title(part: str, matrix: list[list[float]]) -> str:
     """The name of a part, with the range of its colours where that is not 0 to 1."""
     if part == "argmax":
-        return PARTS[part]
+        return part
     # A zero has no sign.
     low, high = (f"{round(end, 2) + 0.0:.2f}".replace("-", "−") for end in (np.nanmin(matrix), np.nanmax(matrix)))
-    return f"{PARTS[part]}, {low} to {high}"
+    return f"{part}, {low} to {high}"
 
 
 def _setting(rows: pd.DataFrame) -> str:

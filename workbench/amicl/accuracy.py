@@ -72,13 +72,13 @@ def outcomes(configs: Sequence[AmiclConfig], trials: int, seed: int, draw: Draw 
 
 def sweep(
     over: str,
-    values: Iterable[float],
+    values: Iterable[int | float],
     config: AmiclConfig = PAPER,
     trials: int = 1000,
     seed: int = 0,
     *,
     draw: Draw = draw,
-    most: float = float("inf"),
+    most: int | None = None,
 ) -> pd.DataFrame:
     """The proportion right over values of one thing, all else as in `config`: a tidy table, one row for each value.
 
@@ -87,7 +87,7 @@ def sweep(
         trials: sequences for each value. The same seed gives the same sequences, and so the same row, whatever the other values are: the
             points of a sweep over a share their sequences.
         draw: draws the sequences; see `workbench.amicl.data` for one's own.
-        most: numbers (trials x n x d) that a value may take; where it would take more, it has fewer trials, 50 at least.
+        most: numbers (trials x n x d) that a value may take; where it would take more, it has fewer trials, 50 at least. None: any.
 
     The columns are those of the configuration, seed, metric (amicl_accuracy), value, ci_low, ci_high (Wilson's 95 % interval) and n, the
     number of trials.
@@ -107,7 +107,7 @@ def sweep(
     together = [configs] if over == "a" else [[one] for one in configs]
     rows = []
     for group in together:
-        afforded = int(min(trials, max(50, most / (group[0].n_tokens * group[0].d))))
+        afforded = trials if most is None else min(trials, max(50, most // (group[0].n_tokens * group[0].d)))
         for one, right in zip(group, outcomes(group, afforded, seed, draw), strict=True):
             low, high = wilson(right)
             found = {"metric": "amicl_accuracy", "value": amicl_accuracy(right), "ci_low": low, "ci_high": high, "n": afforded}
