@@ -213,7 +213,7 @@ class TrainConfig(Config):
     grad_clip: float | None = None
     """largest norm of the gradient; none: not clipped"""
     loss_on: Literal["all", "answered"] = "all"
-    """positions in the loss: all, or only those whose answer the context has already shown"""
+    """positions in the loss: all at which a prediction is asked for, or only those whose answer the context has already shown"""
     dtype: Literal["auto", "fp32", "bf16"] = "fp32"
     """arithmetic of the forward pass; auto: bf16 mixed precision where the hardware has it"""
     data_seed: int = 0

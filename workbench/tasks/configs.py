@@ -15,7 +15,7 @@ class TaskConfig(Config):
 
     section: ClassVar[str] = "task"
     evaluations: ClassVar[Mapping[str, str]] = {}
-    """accuracies that are measured in training on splits of their own: name in the metrics -> split"""
+    """splits on which accuracy and loss are also measured in training: name before _accuracy and _loss -> split"""
     name: str
     d_vocab: int
     seq_len: int
@@ -110,9 +110,9 @@ class ClassificationConfig(TaskConfig):
     what was learnt in training can classify (Reddy, arXiv 2312.03002). The defaults are those of Burns et al., arXiv 2412.15113."""
 
     evaluations: ClassVar[Mapping[str, str]] = {
-        "in_context_accuracy": "in-context",
-        "flipped_accuracy": "flipped",
-        "in_weights_accuracy": "in-weights",
+        "in_context": "in-context",
+        "flipped": "flipped",
+        "in_weights": "in-weights",
     }
     name: Literal["in-context-classification"] = "in-context-classification"  # pyright: ignore[reportIncompatibleVariableOverride]
     n_classes: int = 512
