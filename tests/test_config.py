@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.config import ModelConfig, RepeatedTokensConfig, RunConfig, TrainConfig, TriggerBigramConfig, read_config
+from workbench.config import (
+    ClassificationConfig,
+    ModelConfig,
+    RepeatedTokensConfig,
+    RunConfig,
+    TrainConfig,
+    TriggerBigramConfig,
+    read_config,
+)
 from workbench.config_base import Config
 from workbench.errors import ConfigError, UsageError
 from workbench.preset import preset, presets
@@ -82,7 +90,7 @@ def test_yaml_gives_back_what_was_written(config):
 
 
 def test_every_field_is_written():
-    for section in (ModelConfig(), TrainConfig(), TriggerBigramConfig(), RepeatedTokensConfig()):
+    for section in (ModelConfig(), TrainConfig(), TriggerBigramConfig(), RepeatedTokensConfig(), ClassificationConfig()):
         assert list(section.to_dict()) == [field.name for field in dataclasses.fields(section)]
 
 
@@ -178,7 +186,18 @@ IMPOSSIBLE = [
     (RepeatedTokensConfig, {"seq_len": 3}, "seq_len"),
     (RepeatedTokensConfig, {"block_len": 64}, "block_len"),
     (RepeatedTokensConfig, {"distinct": True, "d_vocab": 31}, "distinct blocks of 32"),
+    (ModelConfig, {"readout": "classifier", "tie_word_embeddings": True}, "needs readout='unembed'"),
+    (ClassificationConfig, {"n_classes": 0}, "n_classes must be at least 1, got 0"),
+    (ClassificationConfig, {"n_labels": 1}, "n_labels must be at least 2, got 1"),
+    (ClassificationConfig, {"n_classes": 500}, "n_classes must be a multiple of n_labels=32, got 500"),
+    (ClassificationConfig, {"max_pairs": 7}, "max_pairs must be at least n_pairs=8, got 7"),
+    (ClassificationConfig, {"burstiness": 3}, "n_pairs=8 is not a multiple of burstiness=3"),
+    (ClassificationConfig, {"n_labels": 4, "burstiness": 1}, "8 different classes, but n_labels=4"),
+    (ClassificationConfig, {"p_bursty": -0.1}, r"p_bursty must lie in \[0, 1\], got -0.1"),
+    (ClassificationConfig, {"eps": -1.0}, "eps must be at least 0, got -1.0"),
     (RunConfig, {"model": ModelConfig(), "train": TrainConfig()}, "needs a task section"),
+    (RunConfig, {"model": ModelConfig(), "task": ClassificationConfig()}, "d_vocab=65 differs from the number of labels"),
+    (RunConfig, {"model": ModelConfig(d_vocab=32), "task": ClassificationConfig()}, "d_model=64 differs from the width of the inputs"),
     (RunConfig, {"model": ModelConfig(d_vocab=64), "task": TriggerBigramConfig()}, "d_vocab=64 differs from task.d_vocab=65"),
     (RunConfig, {"model": ModelConfig(n_ctx=63), "task": TriggerBigramConfig()}, "n_ctx=63 is shorter than task.seq_len=64"),
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from workbench.analysis.comparison import compare
     from workbench.analysis.sweep import analyze
-    from workbench.config import ModelConfig, RepeatedTokensConfig, RunConfig, TrainConfig, TriggerBigramConfig
+    from workbench.config import ClassificationConfig, ModelConfig, RepeatedTokensConfig, RunConfig, TrainConfig, TriggerBigramConfig
     from workbench.errors import WorkbenchError
     from workbench.model import ActivationCache, HookedTransformer
     from workbench.preset import presets
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ActivationCache": "workbench.model",
+    "ClassificationConfig": "workbench.config",
     "HookedTransformer": "workbench.model",
     "ModelConfig": "workbench.config",
     "RepeatedTokensConfig": "workbench.config",
@@ -39,6 +40,7 @@ _HOMES = {
 
 __all__ = [
     "ActivationCache",
+    "ClassificationConfig",
     "HookedTransformer",
     "ModelConfig",
     "RepeatedTokensConfig",

@@ -15,10 +15,11 @@ import yaml
 
 from workbench.config_base import Config
 from workbench.errors import ConfigError
-from workbench.tasks.configs import RepeatedTokensConfig, TaskConfig, TriggerBigramConfig, task_config
+from workbench.tasks.configs import ClassificationConfig, RepeatedTokensConfig, TaskConfig, TriggerBigramConfig, task_config
 from workbench.variant import PLAIN_ADDITION, Stream, variant_name
 
 __all__ = [
+    "ClassificationConfig",
     "ModelConfig",
     "RepeatedTokensConfig",
     "RunConfig",
@@ -77,6 +78,8 @@ class ModelConfig(Config):
     """b_U is trained; otherwise it stays zero"""
     tie_word_embeddings: bool = False
     """W_U is the transpose of W_E"""
+    readout: Literal["unembed", "classifier"] = "unembed"
+    """from the residual stream to logits: unembed is W_U alone, classifier puts three relu layers of width d_model before it (Reddy)"""
     dropout: float = 0.0
     """probability of dropping an activation in training (embedding, pattern, attention output, MLP output)"""
     initializer_range: float = -1.0
@@ -173,6 +176,10 @@ class ModelConfig(Config):
             f"identity weights need one head with d_head = d_model, got {sizes}",
         )
         self.require(
+            self.readout == "unembed" or not self.tie_word_embeddings,
+            "tie_word_embeddings needs readout='unembed': a classifier's W_U reads the last relu layer",
+        )
+        self.require(
             not (self.attn_only and self.parallel_attn_mlp),
             "parallel_attn_mlp needs MLPs, but attn_only is true",
         )
@@ -206,7 +213,7 @@ class TrainConfig(Config):
     grad_clip: float | None = None
     """largest norm of the gradient; none: not clipped"""
     loss_on: Literal["all", "answered"] = "all"
-    """positions in the loss: all, or only those whose answer the context has already shown"""
+    """positions in the loss: all at which a prediction is asked for, or only those whose answer the context has already shown"""
     dtype: Literal["auto", "fp32", "bf16"] = "fp32"
     """arithmetic of the forward pass; auto: bf16 mixed precision where the hardware has it"""
     data_seed: int = 0
@@ -265,6 +272,17 @@ class RunConfig(Config):
         if self.task is None:
             self.require(self.train is None, "a train section needs a task section")
             return
+        if self.task.d_input is not None:
+            self.require(
+                self.model.d_vocab == self.task.d_vocab,
+                f"model.d_vocab={self.model.d_vocab} differs from the number of labels that the task {self.task.name} asks for, "
+                f"{self.task.d_vocab}; set both",
+            )
+            self.require(
+                self.model.d_model == self.task.d_input,
+                f"model.d_model={self.model.d_model} differs from the width of the inputs of the task {self.task.name}, "
+                f"{self.task.d_input}; set model.d_model to that",
+            )
         self.require(
             self.model.d_vocab == self.task.d_vocab,
             f"model.d_vocab={self.model.d_vocab} differs from task.d_vocab={self.task.d_vocab}; set both",

@@ -54,7 +54,7 @@ def evaluate(model: HookedTransformer, batch: Batch, chunk: int = 64) -> Evaluat
         parts = []
         for start in range(0, len(batch), chunk):
             rows = batch[start : start + chunk].to(model.W_E.device)
-            parts.append(Evaluation.of_logits(model(rows.tokens), rows.targets))
+            parts.append(Evaluation.of_logits(model(**rows.model_inputs), rows.targets))
     finally:
         model.train(training)
     whole = Evaluation.cat(parts)
@@ -63,9 +63,10 @@ def evaluate(model: HookedTransformer, batch: Batch, chunk: int = 64) -> Evaluat
 
 def summary_values(evaluation: Evaluation, batch: Batch) -> dict[str, float]:
     """Loss, in-context accuracy and loss (where the answer has been seen) and bigram loss (where only global
-    knowledge helps), as plain numbers."""
+    knowledge helps), as plain numbers; where predictions are asked for at some positions, also the accuracy of these."""
     return {
-        "loss": evaluation.losses.mean().item(),
+        "loss": masked_mean(evaluation.losses, batch.predicted),
+        **({} if batch.asked is None else {"accuracy": masked_mean(evaluation.correct, batch.asked)}),
         "in_context_accuracy": masked_mean(evaluation.correct, batch.answered),
         "in_context_loss": masked_mean(evaluation.losses, batch.answered),
         "bigram_loss": masked_mean(evaluation.losses, batch.unanswerable),

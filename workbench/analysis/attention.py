@@ -14,11 +14,11 @@ SAMPLES = 1
 
 def patterns_table(model: HookedTransformer, data: AnalysisData, samples: int = SAMPLES) -> pd.DataFrame:
     """Columns sequence, layer, head, destination, source, value, for every source up to its destination."""
-    tokens = data.batches[data.own].tokens[:samples]
+    batch = data.batches[data.own][:samples].to(model.W_E.device)
     with torch.inference_mode():
-        _, cache = model.run_with_cache(tokens.to(model.cfg.device), names_filter=lambda name: name.endswith("hook_pattern"))
+        _, cache = model.run_with_cache(**batch.model_inputs, names_filter=lambda name: name.endswith("hook_pattern"))
     patterns = torch.stack([cache["pattern", layer] for layer in range(model.config.n_layers)], dim=1).cpu().numpy()
-    n_pos = tokens.shape[1]
+    n_pos = batch.tokens.shape[1]
     keep = np.tril(np.ones((n_pos, n_pos), dtype=bool))
     index = np.indices(patterns.shape)[:, :, :, :, keep].reshape(5, -1)
     names = ("sequence", "layer", "head", "destination", "source")

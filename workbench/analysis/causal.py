@@ -177,7 +177,8 @@ def measure(model: HookedTransformer, data: AnalysisData, roles: Roles | None = 
 
     # All rows are computed before the first is given out, so that the counting hook does not outlive this block.
     with model.hooks(fwd_hooks=[("hook_embed", count)]):
-        rows = [*_ablations(model, data, roles), *patching_rows(model, data)]
+        # Patching corrupts one token of a sequence; vectors have none.
+        rows = [*_ablations(model, data, roles), *(patching_rows(model, data) if data.scoring.inputs is None else ())]
     yield from rows
     yield {"task": data.own, "metric": "forward_passes", "value": forward_passes(passed, len(data.scoring))}
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from workbench.analysis.hijack_prompts import designed_prompts, prompts_by_length
 from workbench.config import ModelConfig, RepeatedTokensConfig
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, UsageError
 from workbench.tasks import make_task
-from workbench.tasks.base import Batch, Task
+from workbench.tasks.base import Batch, Split, Task
 from workbench.tasks.draw import generator
 from workbench.tasks.hijack import Prompts
 from workbench.tasks.repeated_tokens import RepeatedTokens
@@ -45,6 +45,8 @@ class AnalysisData:
     """the seed that everything was drawn with"""
     beyond: Batch | None = None
     """sequences of the own task up to four times as long as in training, as far as the model's positions go; None where they do not"""
+    evaluations: dict[str, Batch] = field(default_factory=dict)
+    """sequences of a task whose in-context part is analysed: those of the training mixture ("mixed") and of the other evaluations"""
 
     @property
     def own(self) -> str:
@@ -84,15 +86,27 @@ class AnalysisData:
     def draw(cls, model: ModelConfig, task: Task | None, seed: int = 0, sequences: int = SEQUENCES) -> AnalysisData:
         """Draw the sequences. Repeated tokens are uniform over the model's vocabulary, with a period of half the
         length and, where the vocabulary allows, all different inside the period. There are a quarter as many of each kind of
-        repeats as of own sequences, and an eighth as many beyond the training length."""
+        repeats as of own sequences, and an eighth as many beyond the training length.
+
+        A task with an evaluation of what only the context tells is analysed on that, and on no repeats where it gives vectors.
+        Raises UsageError for a classifier without its task."""
+        if task is None and model.readout == "classifier":
+            raise UsageError("a model with readout='classifier' is analysed on the task that it was trained on; pass the task")
         tasks: dict[str, Task] = {} if task is None else {task.config.name: task}
         tasks |= {name: RepeatedTokens(config) for name, config in _repeats(model, task).items()}
         own = next(iter(tasks))
         batches = {
-            name: tasks[name].sample(sequences if name == own else max(2, sequences // 4), generator(seed, "analyze", index))
+            name: tasks[name].sample(
+                sequences if name == own else max(2, sequences // 4), generator(seed, "analyze", index), _split(tasks[name], "in_context")
+            )
             for index, name in enumerate(tasks)
         }
-        return cls(tasks, batches, seed, _beyond(model, tasks[own], seed, max(2, sequences // 8), len(tasks)))
+        others = {"mixed", *tasks[own].config.evaluations} - {"in_context"} if tasks[own].config.evaluations else ()
+        evaluations = {
+            name: tasks[own].sample(sequences, generator(seed, "analyze", len(tasks) + 3 + index), _split(tasks[own], name))
+            for index, name in enumerate(sorted(others))
+        }
+        return cls(tasks, batches, seed, _beyond(model, tasks[own], seed, max(2, sequences // 8), len(tasks)), evaluations)
 
     @classmethod
     def of_run(cls, run: Run, sequences: int = SEQUENCES) -> AnalysisData:
@@ -109,6 +123,11 @@ def selection_half(n: int) -> slice:
 def scoring_half(n: int) -> slice:
     """The second half of n sequences, on which they are scored."""
     return slice(n // 2, n)
+
+
+def _split(task: Task, evaluation: str) -> Split:
+    """The split of an evaluation; that of training for one that the task does not have."""
+    return cast(Split, task.config.evaluations.get(evaluation, "train"))
 
 
 def _beyond(model: ModelConfig, task: Task, seed: int, sequences: int, index: int) -> Batch | None:
@@ -129,6 +148,8 @@ def _beyond(model: ModelConfig, task: Task, seed: int, sequences: int, index: in
 
 
 def _repeats(model: ModelConfig, task: Task | None) -> dict[str, RepeatedTokensConfig]:
+    if task is not None and task.config.d_input is not None:
+        return {}
     length = min(model.n_ctx, LONGEST_REPEATS) if task is None else task.config.seq_len
     length = max(4, min(length, model.n_ctx) // 2 * 2)
     period = length // 2

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.analysis import heads, icl
+from workbench.analysis import heads, icl, interventions
 from workbench.analysis.data import AnalysisData, scoring_half, selection_half
 from workbench.analysis.estimates import PerSequence
 from workbench.analysis.interventions import CHUNK
@@ -20,6 +20,8 @@ from workbench.model import HookedTransformer
 from workbench.tasks.base import Batch
 
 MODEL_METRICS = (icl.loss, icl.in_context_accuracy, icl.in_context_loss, icl.bigram_loss, icl.in_context_score)
+EVALUATION_METRICS = {"mixed": icl.accuracy, "flipped": icl.flipped_accuracy, "in_weights": icl.in_weights_accuracy}
+"""evaluation (AnalysisData.evaluations) -> what is measured on it"""
 Scores = dict[tuple[str, int], PerSequence]
 """(metric, layer) -> [batch, head]"""
 
@@ -36,7 +38,12 @@ def measure(model: HookedTransformer, data: AnalysisData, roles: Roles | None = 
         if task == data.own:
             for function in MODEL_METRICS:
                 sample = function(evaluation, batch)
-                yield {"task": task, "metric": function.__name__, **numbers(sample.estimate()), SAMPLE: sample}
+                # Nothing counts, where no position is unanswerable or a prediction is asked for at one place alone.
+                if batch.asked is None or sample.counts.any():
+                    yield {"task": task, "metric": function.__name__, **numbers(sample.estimate()), SAMPLE: sample}
+            for name, other in data.evaluations.items():
+                sample = EVALUATION_METRICS[name](interventions.run(model, other).evaluation, other)
+                yield {"task": task, "metric": EVALUATION_METRICS[name].__name__, **numbers(sample.estimate()), SAMPLE: sample}
         half = scoring_half(len(batch))
         for (metric, layer), sample in scores.items():
             estimate, selection = sample[half].estimate(), sample[selection_half(len(batch))].estimate()
@@ -69,7 +76,7 @@ def _run(model: HookedTransformer, batch: Batch) -> tuple[Evaluation, Scores, Sc
                 scores.setdefault(key, []).append(PerSequence(sums[:, :, number, 0], counts))
                 baselines.setdefault(key, []).append(PerSequence(sums[:, :, number, 1], other_counts))
 
-        logits = model.run_with_hooks(rows.tokens, fwd_hooks=[(lambda name: name.endswith("hook_pattern"), score)])
+        logits = model.run_with_hooks(**rows.model_inputs, fwd_hooks=[(lambda name: name.endswith("hook_pattern"), score)])
         part = Evaluation.of_logits(logits, rows.targets)
         evaluations.append(Evaluation(part.losses.cpu(), part.correct.cpu()))
     cat = {key: PerSequence.cat(parts) for key, parts in scores.items()}

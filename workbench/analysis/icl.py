@@ -25,7 +25,7 @@ def over(values: Tensor, mask: Mask) -> PerSequence:
     source="mean cross-entropy",
 )
 def loss(evaluation: Evaluation, batch: Batch) -> PerSequence:
-    """Mean cross-entropy of the next token over all positions.
+    """Mean cross-entropy of the next token over all positions (of a label, over the positions where one is asked for).
 
     >>> answered = torch.tensor([[False, False, True]])
     >>> batch = Batch(torch.tensor([[5, 7, 5]]), torch.tensor([[7, 5, 7]]), answered, ~answered)
@@ -33,7 +33,7 @@ def loss(evaluation: Evaluation, batch: Batch) -> PerSequence:
     >>> loss(evaluation, batch).estimate().value
     tensor(2.)
     """
-    return over(evaluation.losses, torch.ones_like(batch.answered))
+    return over(evaluation.losses, batch.predicted)
 
 
 @metric(
@@ -103,7 +103,8 @@ def bigram_loss(evaluation: Evaluation, batch: Batch) -> PerSequence:
 def in_context_score(evaluation: Evaluation, batch: Batch) -> PerSequence:
     """Mean loss over the last tenth of the positions minus mean loss over the second tenth.
 
-    In sequences shorter than 20 positions a tenth is one position.
+    In sequences shorter than 20 positions a tenth is one position. Where a prediction is asked for at some positions only,
+    there is no early and late, and nothing counts.
 
     The tenths of three positions are one position each: the last, and the second.
 
@@ -113,7 +114,67 @@ def in_context_score(evaluation: Evaluation, batch: Batch) -> PerSequence:
     >>> in_context_score(evaluation, batch).estimate().value
     tensor(-2.)
     """
+    if batch.asked is not None:
+        return over(evaluation.losses, torch.zeros_like(batch.asked))
     n_pos = evaluation.losses.shape[1]
     tenth = max(1, n_pos // 10)
     early, late = evaluation.losses[:, tenth : 2 * tenth], evaluation.losses[:, n_pos - tenth :]
     return PerSequence(late.mean(dim=1) - early.mean(dim=1), evaluation.losses.new_ones(len(batch)))
+
+
+@metric(
+    "formation",
+    "model",
+    formula="mean over queries of [argmax p = label], on the sequences of training",
+    range="0 to 1",
+    source="Reddy 2024 (2312.03002)",
+)
+def accuracy(evaluation: Evaluation, batch: Batch) -> PerSequence:
+    """Share of right labels on sequences as in training: new classes, known ones shown in the context, and known ones not shown.
+
+    >>> tokens, asked = torch.tensor([[5, 7], [6, 8]]), torch.tensor([[False, True], [False, True]])
+    >>> batch = Batch(tokens, tokens, asked, ~asked, asked=asked)
+    >>> evaluation = Evaluation(torch.ones(2, 2), torch.tensor([[False, True], [False, False]]))
+    >>> accuracy(evaluation, batch).estimate().value
+    tensor(0.5000)
+    """
+    return over(evaluation.correct, batch.predicted)
+
+
+@metric(
+    "formation",
+    "model",
+    formula="mean over queries of [argmax p = label + 1], on known classes shown with labels shifted by one",
+    range="0 to 1",
+    source="Reddy 2024 (2312.03002)",
+)
+def flipped_accuracy(evaluation: Evaluation, batch: Batch) -> PerSequence:
+    """Share of queries of known classes that get the label of the context, where all labels are shifted by one: the context
+    contradicts the weights, and this is how often it wins.
+
+    >>> tokens, asked = torch.tensor([[5, 7], [6, 8]]), torch.tensor([[False, True], [False, True]])
+    >>> batch = Batch(tokens, tokens, asked, ~asked, asked=asked)
+    >>> evaluation = Evaluation(torch.ones(2, 2), torch.tensor([[False, True], [True, True]]))
+    >>> flipped_accuracy(evaluation, batch).estimate().value
+    tensor(1.)
+    """
+    return over(evaluation.correct, batch.predicted)
+
+
+@metric(
+    "formation",
+    "model",
+    formula="mean over queries of [argmax p = label], on known classes drawn independently of the context",
+    range="0 to 1",
+    source="Reddy 2024 (2312.03002)",
+)
+def in_weights_accuracy(evaluation: Evaluation, batch: Batch) -> PerSequence:
+    """Share of right labels of known classes where the context does not help: what was learnt in training.
+
+    >>> tokens, asked = torch.tensor([[5, 7], [6, 8]]), torch.tensor([[False, True], [False, True]])
+    >>> batch = Batch(tokens, tokens, asked, ~asked, asked=asked)
+    >>> evaluation = Evaluation(torch.ones(2, 2), torch.tensor([[True, False], [True, False]]))
+    >>> in_weights_accuracy(evaluation, batch).estimate().value
+    tensor(0.)
+    """
+    return over(evaluation.correct, batch.predicted)

@@ -70,7 +70,7 @@ def run(model: HookedTransformer, batch: Batch, edits: Mapping[str, Edit] | None
             recorded[hook.name].append(value)
 
         hooks = [(name, edit) for name in edits or {}] + [(name, keep) for name in names]
-        logits = model.run_with_hooks(part.tokens, fwd_hooks=hooks)
+        logits = model.run_with_hooks(**part.model_inputs, fwd_hooks=hooks)
         found = Evaluation.of_logits(logits, part.targets)
         evaluations.append(Evaluation(found.losses.cpu(), found.correct.cpu()))
     return Outcome(Evaluation.cat(evaluations), {name: torch.cat(parts) for name, parts in recorded.items()})

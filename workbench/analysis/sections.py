@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from workbench.config import ModelConfig
+from workbench.config import ModelConfig, TaskConfig
 from workbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ AMICL = "amicl"
 """nothing of a run: `workbench amicl` measures it"""
 WATCHED = ("formation", "probes", "causal", "attribution", "hijack")
 """the sections whose curves it watches"""
+
+
+OF_TOKENS = ("circuits", "probes", "attribution", "hijack", "length")
+"""the sections that read weights or sequences token by token"""
+OF_UNEMBEDDING = ("circuits", "probes", "attribution", "hijack")
+"""the sections that read W_U as the way from the residual stream to the logits"""
 
 
 def measure_of(section: str) -> Callable[..., Iterator[dict[str, Any]]]:
@@ -74,12 +80,28 @@ def chosen(only: Iterable[str] | None) -> tuple[list[str], set[str] | None]:
     return [section for section in SECTIONS if section in measured], kept
 
 
-def applicable(sections: Iterable[str], model: ModelConfig, *, asked: bool) -> list[str]:
-    """The sections that a model has something for. Raises UsageError where one of those that were `asked` for has
-    nothing: there is no wire to cut in a model without a stream, which is not the same as a wire that carries nothing."""
-    sections = list(sections)
-    if "stream" in sections and model.stream == "none":
-        if asked:
-            raise UsageError("the section stream (or a metric of it) needs a model with a stream; this one has stream='none'")
-        sections.remove("stream")
-    return sections
+def applicable(
+    sections: Iterable[str], model: ModelConfig, task: TaskConfig | None = None, *, asked: bool, kept: set[str] | None = None
+) -> list[str]:
+    """The sections that a model, trained on a task, has something for. Raises UsageError where one of those that were `asked` for
+    has nothing: there is no wire to cut in a model without a stream, which is not the same as a wire that carries nothing. Where
+    metrics were chosen (`kept`), a section is asked for if one of them is its own."""
+    fitting = []
+    for section in sections:
+        reason = _missing(section, model, task)
+        if reason is None:
+            fitting.append(section)
+        elif asked and (kept is None or any(metric.section == section and metric.name in kept for metric in all_metrics().values())):
+            raise UsageError(f"the section {section} (or a metric of it) needs {reason}")
+    return fitting
+
+
+def _missing(section: str, model: ModelConfig, task: TaskConfig | None) -> str | None:
+    """What a section needs and does not find; None where it finds all."""
+    if section == "stream" and model.stream == "none":
+        return "a model with a stream; this one has stream='none'"
+    if section in OF_TOKENS and task is not None and task.d_input is not None:
+        return f"a model that reads tokens; the task {task.name} gives it vectors"
+    if section in OF_UNEMBEDDING and model.readout == "classifier":
+        return "logits that are linear in the residual stream; this model has readout='classifier'"
+    return None

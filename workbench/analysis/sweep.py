@@ -53,7 +53,8 @@ def analyze(
     """
     sections, kept = chosen(only)
     config = target.config if isinstance(target, HookedTransformer) else target.config.model
-    sections = applicable(sections, config, asked=only is not None)
+    trained_on = target.config.task if isinstance(target, Run) else None if task is None else task.config
+    sections = applicable(sections, config, trained_on, asked=only is not None, kept=kept)
     if causal_every < 1:
         raise UsageError(f"causal_every must be at least 1, got {causal_every}")
     if isinstance(target, HookedTransformer):

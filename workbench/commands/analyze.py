@@ -36,11 +36,11 @@ def analyze(
     """
     only_names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
     runs, steps = _targets(target)
-    sections, _ = chosen(only_names)
+    sections, kept = chosen(only_names)
     if causal_every < 1:
         raise UsageError(f"--causal-every must be at least 1, got {causal_every}")
     for run in runs:
-        applicable(sections, run.config.model, asked=only_names is not None)
+        applicable(sections, run.config.model, run.config.task, asked=only_names is not None, kept=kept)
         _place(run, out and out / run.path.relative_to(target) if len(runs) > 1 else out, step=steps[0] if steps else None)
 
     from workbench.analysis.sweep import analyze as measure

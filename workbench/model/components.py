@@ -1,4 +1,4 @@
-"""The parts of a transformer beside attention: embedding, norm, MLP, unembedding."""
+"""The parts of a transformer beside attention: embedding, norm, MLP, the layers of a classifier, unembedding."""
 
 from __future__ import annotations
 
@@ -82,6 +82,27 @@ class MLP(nn.Module):
     def forward(self, x: Resid) -> Resid:
         pre = self.hook_pre(F.linear(x, self.W_in.T, self.b_in))
         return F.linear(self.hook_post(self.activation(pre)), self.W_out.T, self.b_out)
+
+
+CLASSIFIER_LAYERS = 3
+
+
+class ReluLayer(nn.Module):
+    """One layer of a classifier, relu(x W + b): W is [d_model, d_model], b one number for the whole layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.empty(config.d_model, config.d_model))
+        self.b = nn.Parameter(torch.empty(()))
+        self.hook_pre, self.hook_post = HookPoint(), HookPoint()
+
+    def forward(self, x: Resid) -> Resid:
+        return self.hook_post(F.relu(self.hook_pre(F.linear(x, self.W.T) + self.b)))
+
+
+def make_readout(config: ModelConfig) -> nn.Sequential:
+    """What lies between the final norm and the unembedding: nothing, or a classifier's relu layers (Reddy, arXiv 2312.03002)."""
+    return nn.Sequential(*(ReluLayer(config) for _ in range(CLASSIFIER_LAYERS if config.readout == "classifier" else 0)))
 
 
 class Unembed(nn.Module):

@@ -218,10 +218,13 @@ class LensInterface(nn.Module):
 
         The scale and shift move into the matrices that read the norm. Own projections keep their values, so every
         stream does too. No weight of the new model is frozen. Returns a copy where there is nothing to fold.
+        Raises UsageError for a classifier behind such a norm.
         """
         kind = self.config.normalization_type
         if kind not in ("LN", "RMS"):
             return copy.deepcopy(self)
+        if self.config.readout == "classifier":
+            raise UsageError("fold_layer_norm cannot fold the final norm into a classifier, whose layers have one bias number each")
         weights = {name: value.clone() for name, value in self.state_dict().items()}
         for layer in range(self.config.n_layers):
             attn = f"blocks.{layer}.attn"

@@ -15,7 +15,7 @@ from workbench.config import ModelConfig
 from workbench.errors import UsageError, unknown_name
 from workbench.model.block import TransformerBlock
 from workbench.model.cache import ActivationCache
-from workbench.model.components import Embed, Unembed, make_norm
+from workbench.model.components import Embed, Unembed, make_norm, make_readout
 from workbench.model.lens import LensInterface, derive_cfg
 from workbench.model.loss import next_token_loss
 from workbench.model.positions import PosEmbed
@@ -40,7 +40,8 @@ class HookedTransformer(LensInterface, HookedRootModule):
     Names, shapes and cache keys are those of TransformerLens's classic HookedTransformer. `config` is the frozen
     ModelConfig that is saved; `cfg` is TransformerLens's mutable view of it, for that library's tools, never saved.
     Layers that receive a stream also have `attn.hook_{q,k,v}_stream` (what arrives along the wire) and
-    `attn.hook_{q,k,v}_used` (what attention uses), both [batch, pos, head, d_head].
+    `attn.hook_{q,k,v}_used` (what attention uses), both [batch, pos, head, d_head]. A classifier's relu layers have
+    `readout.{i}.hook_{pre,post}` [batch, pos, d_model].
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -56,6 +57,7 @@ class HookedTransformer(LensInterface, HookedRootModule):
         # blocks and ln_final are read through properties (lens.py).
         self.blocks = nn.ModuleList(TransformerBlock(config, self.cfg, layer) for layer in range(config.n_layers))  # pyright: ignore
         self.ln_final = make_norm(config)  # pyright: ignore
+        self.readout = make_readout(config)
         self.unembed = Unembed(config, self.embed)
         initialise(self, config)
         self.setup()
@@ -82,7 +84,7 @@ class HookedTransformer(LensInterface, HookedRootModule):
         """
         if isinstance(tokens, Tensor) and tokens.ndim == 1:
             tokens = tokens[None]
-        logits = self.unembed(self.ln_final(self._residual(self._embedded(tokens, inputs_embeds))))
+        logits = self.unembed(self.readout(self.ln_final(self._residual(self._embedded(tokens, inputs_embeds)))))
         if return_type is None or return_type == "logits":
             return None if return_type is None else logits
         if return_type not in ("loss", "both"):
@@ -93,6 +95,8 @@ class HookedTransformer(LensInterface, HookedRootModule):
     def _embedded(self, tokens: Tensor | None, inputs_embeds: Tensor | None) -> Resid:
         if (tokens is None) == (inputs_embeds is None):
             raise UsageError("give either tokens or inputs_embeds")
+        if inputs_embeds is not None and inputs_embeds.shape[-1] != self.config.d_model:
+            raise UsageError(f"inputs_embeds must be vectors of d_model={self.config.d_model}, got {inputs_embeds.shape[-1]}")
         if tokens is not None:
             if not isinstance(tokens, Tensor):
                 raise UsageError(f"tokens must be a tensor of token ids, got {type(tokens).__name__}; model.to_tokens makes one")

@@ -20,7 +20,8 @@ EMBEDDINGS = ("embed.W_E", "pos_embed.W_pos", "unembed.W_U")
 @torch.no_grad()
 def initialise(model: nn.Module, config: ModelConfig) -> None:
     """Draw every weight matrix from N(0, initializer_range²), and the vectors of relative positions; embeddings from
-    N(0, embed_std²); biases stay zero.
+    N(0, embed_std²); biases stay zero. The relu layers of a classifier start at N(0, 2 / d_model), and their biases at
+    N(0, 1 / d_model) (Reddy, arXiv 2312.03002).
 
     Parameters are drawn in a fixed order from one CPU generator, so that variants of one seed start from equal
     weights: the stream adds no parameter. Then identity weights are set, and what is frozen stops training.
@@ -31,6 +32,9 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
         if name.rsplit(".", 1)[-1].startswith(("W_", "rel_pos")):
             scale = config.embed_std if name in EMBEDDINGS and config.embed_std is not None else std
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        elif name.startswith("readout."):
+            variance = 2 if name.endswith(".W") else 1
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (variance / config.d_model) ** 0.5)
     for name, parameter in _matching(model, "identity", config.identity):
         if name.rsplit(".", 1)[-1] not in ("W_Q", "W_K", "W_V", "W_O"):
             raise ConfigError(f"model.identity: only attention matrices can be the identity, got {name}")
@@ -109,6 +113,8 @@ def infer_config(state_dict: Mapping[str, Tensor], **known: Any) -> ModelConfig:
         "d_head": d_head,
         "attn_only": "blocks.0.mlp.W_in" not in state_dict,
     }
+    if "readout.0.W" in state_dict:
+        fields["readout"] = "classifier"
     if "unembed.W_U" in state_dict:
         fields["tie_word_embeddings"] = False
     if "pos_embed.W_pos" in state_dict:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 TASKS: dict[str, str] = {
     "trigger-bigram": "workbench.tasks.trigger_bigram:TriggerBigram",
     "repeated-tokens": "workbench.tasks.repeated_tokens:RepeatedTokens",
+    "in-context-classification": "workbench.tasks.classification:Classification",
 }
 """configuration name -> "module:Class"; a task of your own is added with `register`"""
 

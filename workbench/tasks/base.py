@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.axes import Mask, Tokens
 from workbench.config import TaskConfig
 
-Split = Literal["train", "ood"]
+Split = Literal["train", "ood", "in-context", "flipped", "in-weights"]
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,42 @@ class Batch:
     """where only the statistics learnt in training can tell the next token: bigram loss is measured here"""
     annotations: Mapping[str, Int[Tensor, "batch pos"]] = field(default_factory=dict)
     """whatever else the task knows about each position, by name"""
+    inputs: Float[Tensor, "batch pos d_model"] | None = None
+    """vectors that the model reads in place of the tokens, which then only name the positions"""
+    asked: Mask | None = None
+    """where a prediction is asked for; None: everywhere"""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice) -> Batch:
         """Some of the sequences."""
-        annotations = {name: values[rows] for name, values in self.annotations.items()}
-        return Batch(self.tokens[rows], self.targets[rows], self.answered[rows], self.unanswerable[rows], annotations)
+        return self._each(lambda values: values[rows])
 
     def to(self, device: str | torch.device) -> Batch:
         """The same batch on another device."""
-        annotations = {name: values.to(device) for name, values in self.annotations.items()}
-        return Batch(self.tokens.to(device), self.targets.to(device), self.answered.to(device), self.unanswerable.to(device), annotations)
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            change(self.tokens),
+            change(self.targets),
+            change(self.answered),
+            change(self.unanswerable),
+            {name: change(values) for name, values in self.annotations.items()},
+            None if self.inputs is None else change(self.inputs),
+            None if self.asked is None else change(self.asked),
+        )
+
+    @property
+    def predicted(self) -> Mask:
+        """The positions at which a prediction counts."""
+        return torch.ones_like(self.answered) if self.asked is None else self.asked
+
+    @property
+    def model_inputs(self) -> dict[str, Tensor]:
+        """What a HookedTransformer is called with, by the name of its argument."""
+        return {"tokens": self.tokens} if self.inputs is None else {"inputs_embeds": self.inputs}
 
 
 @runtime_checkable

@@ -14,9 +14,16 @@ class TaskConfig(Config):
     """What every task's configuration has: a name, a vocabulary size and a sequence length."""
 
     section: ClassVar[str] = "task"
+    evaluations: ClassVar[Mapping[str, str]] = {}
+    """splits on which accuracy and loss are also measured in training: name before _accuracy and _loss -> split"""
     name: str
     d_vocab: int
     seq_len: int
+
+    @property
+    def d_input(self) -> int | None:
+        """The width of the vectors that a model reads; None where it reads tokens."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +104,101 @@ class RepeatedTokensConfig(TaskConfig):
         )
 
 
-TASK_CONFIGS: dict[str, type[TaskConfig]] = {"trigger-bigram": TriggerBigramConfig, "repeated-tokens": RepeatedTokensConfig}
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(TaskConfig):
+    """Pairs of an object and its label, then an object whose label is asked for: vectors, which either the context or
+    what was learnt in training can classify (Reddy, arXiv 2312.03002). The defaults are those of Burns et al., arXiv 2412.15113."""
+
+    evaluations: ClassVar[Mapping[str, str]] = {
+        "in_context": "in-context",
+        "flipped": "flipped",
+        "in_weights": "in-weights",
+    }
+    name: Literal["in-context-classification"] = "in-context-classification"  # pyright: ignore[reportIncompatibleVariableOverride]
+    n_classes: int = 512
+    """classes that are the same in all sequences (K), a multiple of n_labels; class k has the label k mod n_labels"""
+    n_labels: int = 32
+    """labels (L): what a model chooses from"""
+    n_pairs: int = 8
+    """pairs of an object and its label in a sequence (N); the query follows"""
+    max_pairs: int = 32
+    """pairs for which the window of positions has room (Nmax): it is 2 * max_pairs + 1 wide"""
+    d_content: int = 85
+    """coordinates of a class or label (D)"""
+    eps: float = 0.1
+    """size of the noise that tells objects of one class apart"""
+    burstiness: int = 2
+    """objects of each class in the context of a bursty sequence (B)"""
+    p_bursty: float = 0.5
+    """share of bursty sequences among those of known classes"""
+    p_novel: float = 0.5
+    """share of sequences of novel classes, whose labels only the context tells; they are always bursty"""
+    n_novel: int = 128
+    """novel classes in a set, a multiple of n_labels; class k has the label k mod n_labels"""
+    novel_every: int = 128
+    """sequences after which a new set of novel classes is drawn (published: each batch)"""
+    zipf_exponent: float = 0.0
+    """the frequency of known class k is proportional to 1 / (k + 1) ** zipf_exponent"""
+    no_repeats: bool = True
+    """the classes of a bursty sequence have different labels"""
+    exclude_query: bool = False
+    """evaluation of what the weights know: no object of the query's class or label stands in the context"""
+    means_seed: int = 0
+    """seed of the known classes and the labels"""
+
+    @property
+    def d_vocab(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How many labels a model chooses from."""
+        return self.n_labels
+
+    @property
+    def seq_len(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Vectors in a sequence."""
+        return 2 * self.n_pairs + 1
+
+    @property
+    def window(self) -> int:
+        """The width of the window of positions."""
+        return 2 * self.max_pairs + 1
+
+    @property
+    def d_input(self) -> int:
+        """The width of an input: the window of positions and the content."""
+        return self.window + self.d_content
+
+    @property
+    def n_bursty(self) -> int:
+        """Different classes in a bursty sequence."""
+        return self.n_pairs // self.burstiness
+
+    def check(self) -> None:
+        for name in ("n_classes", "n_pairs", "d_content", "burstiness", "n_novel", "novel_every"):
+            self.require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        self.require(self.n_labels >= 2, f"n_labels must be at least 2, got {self.n_labels}")
+        for name in ("n_classes", "n_novel"):
+            number = getattr(self, name)
+            self.require(number % self.n_labels == 0, f"{name} must be a multiple of n_labels={self.n_labels}, got {number}")
+        self.require(self.max_pairs >= self.n_pairs, f"max_pairs must be at least n_pairs={self.n_pairs}, got {self.max_pairs}")
+        self.require(
+            self.n_pairs % self.burstiness == 0, f"n_pairs={self.n_pairs} is not a multiple of burstiness={self.burstiness}; change one"
+        )
+        limits = {"n_labels": self.n_labels} if self.no_repeats else {"n_classes": self.n_classes, "n_novel": self.n_novel}
+        for name, limit in limits.items():
+            self.require(
+                self.n_bursty <= limit,
+                f"a bursty sequence has n_pairs / burstiness = {self.n_bursty} different classes, but {name}={limit}",
+            )
+        for name in ("p_bursty", "p_novel"):
+            self.require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("eps", "zipf_exponent", "means_seed"):
+            self.require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+TASK_CONFIGS: dict[str, type[TaskConfig]] = {
+    "trigger-bigram": TriggerBigramConfig,
+    "repeated-tokens": RepeatedTokensConfig,
+    "in-context-classification": ClassificationConfig,
+}
 
 
 def task_config(values: Mapping[str, Any]) -> TaskConfig:

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
 
 from workbench.config import RunConfig, TrainConfig
 from workbench.errors import ConfigError, DivergedError
-from workbench.evaluation import evaluate, summary_values
+from workbench.evaluation import evaluate, masked_mean, summary_values
 from workbench.model import HookedTransformer
 from workbench.optimizer_state import restore_optimizer
 from workbench.runs import Run
-from workbench.tasks.base import Batch
+from workbench.tasks.base import Batch, Split
 from workbench.tasks.draw import TrainingBatches, generator
 from workbench.training.hardware import arithmetic, resolve_device, resolve_dtype
 from workbench.training.interrupt import stop_on_interrupt
@@ -84,6 +84,10 @@ class Trainer:
         self.optimizer = make_optimizer(self.config, self.model)
         self.batches = TrainingBatches(run.task, self.config.batch_size, self.config.data_seed)
         self.held_out: Batch = run.task.sample(self.config.eval_size, generator(self.config.eval_seed, "evaluate"))
+        self.evaluations: dict[str, Batch] = {
+            name: run.task.sample(self.config.eval_size, generator(self.config.eval_seed, "evaluate", index), cast(Split, split))
+            for index, (name, split) in enumerate(run.task.config.evaluations.items(), start=1)
+        }
         self.step, self.counters = 0, Counters()
 
     def restore(self) -> None:
@@ -125,8 +129,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         with arithmetic(self.config.dtype, self.device):
-            mask = batch.answered if self.config.loss_on == "answered" else None
-            loss = self.model(batch.tokens, return_type="loss", targets=batch.targets, loss_mask=mask)
+            mask = batch.answered if self.config.loss_on == "answered" else batch.asked
+            loss = self.model(**batch.model_inputs, return_type="loss", targets=batch.targets, loss_mask=mask)
         value = loss.item()
         self._require_finite(value, "the loss")
         self.optimizer.zero_grad()
@@ -142,6 +146,10 @@ class Trainer:
     def _evaluate(self) -> str:
         """Log the state of training, and give it in short for the progress bar."""
         values = summary_values(evaluate(self.model, self.held_out), self.held_out)
+        for name, batch in self.evaluations.items():
+            found = evaluate(self.model, batch)
+            values[f"{name}_accuracy"] = masked_mean(found.correct, batch.predicted)
+            values[f"{name}_loss"] = masked_mean(found.losses, batch.predicted)
         train_loss = self.counters.loss_sum / self.counters.loss_count if self.counters.loss_count else None
         self.counters.loss_sum, self.counters.loss_count = 0.0, 0
         measured = {"train_loss": train_loss, "lr": learning_rate(self.config, self.step), **values}
