@@ -219,7 +219,7 @@ def test_interventions_run_on_vectors():
 
 
 def test_commands_refuse_plainly(small_run):
-    with pytest.raises(UsageError, match="the section circuits .* needs a model that reads tokens"):
+    with pytest.raises(UsageError, match=r"the section circuits .* needs a model that reads tokens"):
         analyze_command(small_run.path, only="formation,circuits")
-    with pytest.raises(UsageError, match="reads vectors .* no prompt in words"):
+    with pytest.raises(UsageError, match=r"reads vectors .* no prompt in words"):
         hijack_command(str(small_run.path), "x1 y2")
