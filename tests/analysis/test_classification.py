@@ -10,6 +10,8 @@ from workbench.analysis.data import AnalysisData
 from workbench.analysis.interventions import run as run_batch
 from workbench.analysis.sections import SECTIONS, applicable, chosen
 from workbench.analysis.sweep import analyze
+from workbench.commands.analyze import analyze as analyze_command
+from workbench.commands.hijack import hijack as hijack_command
 from workbench.config import ModelConfig
 from workbench.errors import UsageError
 from workbench.model import HookedTransformer
@@ -214,3 +216,10 @@ def test_interventions_run_on_vectors():
     assert outcome.evaluation.correct[:, -1].all() and outcome.recorded["readout.2.hook_post"].shape == (31, 13, WIDTH)
     cut = run_batch(model, batch, {"blocks.0.attn.hook_z": lambda value, rows: torch.zeros_like(value)})
     assert cut.evaluation.correct[:, -1].float().mean() < 0.7
+
+
+def test_commands_refuse_plainly(small_run):
+    with pytest.raises(UsageError, match=r"the section circuits .* needs a model that reads tokens"):
+        analyze_command(small_run.path, only="formation,circuits")
+    with pytest.raises(UsageError, match=r"reads vectors .* no prompt in words"):
+        hijack_command(str(small_run.path), "x1 y2")

@@ -101,6 +101,8 @@ def _asked(target: str, found: tuple[Run, int | None] | None) -> tuple[Any, Voca
         model = load_pretrained(target)
         return model, TokenizerWords(model)
     run, step = found
+    if run.task is not None and run.task.config.d_input is not None:
+        raise UsageError(f"{target} reads vectors (task {run.task.config.name}), so that no prompt in words can be given")
     tokens = range(run.config.model.d_vocab)
     return run.model(step), TaskWords([str(token) for token in tokens] if run.task is None else run.task.to_strings(tokens))
 

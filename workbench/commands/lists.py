@@ -29,7 +29,7 @@ def presets(
     for name, config in all_presets.items():
         model, train = config.model, config.train
         assert config.task is not None and train is not None
-        data = f"{config.task.name}, {config.task.seq_len} tokens"
+        data = f"{config.task.name}, {config.task.seq_len} {'tokens' if config.task.d_input is None else 'vectors'}"
         sizes = f"{model.n_layers} layers, {model.n_heads} head{'s' * (model.n_heads > 1)}, d_model {model.d_model}"
         print(f"{name:<22} {data}; {sizes}; {train.steps} steps of {train.batch_size}, {train.optimizer} {train.lr:g}")
 
@@ -41,7 +41,7 @@ def tasks(*, json_output: Json = False) -> None:
         print(json.dumps(about, indent=2))
         return
     for name, text in about.items():
-        print(f"{name:<18} {text}")
+        print(f"{name:<26} {text}")
 
 
 def metrics(*, json_output: Json = False) -> None:

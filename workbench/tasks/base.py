@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Batch:
         return torch.ones_like(self.answered) if self.asked is None else self.asked
 
     @property
-    def model_inputs(self) -> dict[str, Tensor]:
+    def model_inputs(self) -> dict[str, Any]:
         """What a HookedTransformer is called with, by the name of its argument."""
         return {"tokens": self.tokens} if self.inputs is None else {"inputs_embeds": self.inputs}
 
