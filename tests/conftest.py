@@ -5,6 +5,8 @@ import os
 
 import torch
 
+from tests.browser import browser, visit  # noqa: F401
+
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)

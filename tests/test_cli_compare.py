@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.report.conftest import Visit, browser, visit  # noqa: F401
+from tests.browser import Visit
 from tests.small_runs import small_config
 from workbench import Run, compare
 from workbench.cli import main
@@ -184,7 +184,7 @@ def test_runs_that_cannot_be_compared(tmp_path, monkeypatch):
     assert any("1 of 2 runs have no value at their last step, stopped or not finished: g." in note for note in compare(["a", "g"]).notes)
 
 
-def test_the_page(study, visit: Visit, tmp_path, capsys):  # noqa: F811
+def test_the_page(study, visit: Visit, tmp_path, capsys):
     make(study / "value/seed_6", "value", 6, math.inf)
     make(study / "none/seed_6", "none", 6, 400)
     assert type_(capsys, "runs", "--out", "o")[0] == 0

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.browser import Visit
 from tests.figures.synthetic_hijack import STEPS, hijack_table, prompts_table
-from tests.report.conftest import FakeRun, Visit, make_run
+from tests.report.conftest import FakeRun, make_run
 from workbench.figures.hijack import WINNERS
 from workbench.report import sections
 from workbench.report.build import render_report, write_report

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import Visit
 from tests.figures.synthetic import HEAD_METRICS, SMALL
-from tests.report.conftest import FakeRun, Visit, make_run
+from tests.report.conftest import FakeRun, make_run
 from workbench.report.build import write_report
 
 NASTY = [
