@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,18 +14,11 @@ from workbench.config import RunConfig, read_config
 from workbench.errors import UsageError, unknown_name
 from workbench.preset import preset as named_preset
 from workbench.runs import Run
+from workbench.training.ensemble import Member
 from workbench.variant import variant_fields
 
 Fields = dict[str, str] | None
 """Options with a dot: --model.d-model 128 gives {"d-model": "128"}."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One run of a call: its configuration and its folder."""
-
-    config: RunConfig
-    path: Path
 
 
 def train(
@@ -43,6 +36,7 @@ def train(
     device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto",
     dtype: Annotated[Literal["auto", "fp32", "bf16"] | None, Parameter(help="arithmetic; auto: bf16 where the hardware has it")] = None,
     resume: Annotated[bool, Parameter(help="go on from the last checkpoint of a run that is there")] = False,
+    jobs: Annotated[int | None, Parameter(help="runs trained at once, which share the cores; default: the cores (on a GPU 1)")] = None,
     json_output: Annotated[bool, Parameter(name="--json", help="print the runs' folders as JSON")] = False,
     task: Annotated[Fields, Parameter(help="any field of the task: --task.n-triggers 8")] = None,
     model: Annotated[Fields, Parameter(help="any field of the model: --model.d-model 128")] = None,
@@ -63,19 +57,14 @@ def train(
         start = start.override(model={"stream_source": stream_source})
     members = plan(start, _streams(stream, start), _seeds(seed, seeds), out, Path("runs") / (preset or "custom"))
 
-    # Before anything is trained or imported: a folder that is taken is told at once, also the last of several.
-    for member in members:
-        Run.expected(member.path, member.config, resume=resume)
+    from workbench.training.ensemble import train_members
 
-    from workbench.training.loop import train as run_training
+    def told(member: Member) -> None:
+        run = Run.load(member.path)
+        last = run.metrics().iloc[-1]
+        print(f"{run.path}: step {int(last['step'])}, in-context accuracy {last['in_context_accuracy']:.3f}, loss {last['loss']:.3f} nats")
 
-    for member in members:
-        run = run_training(member.config, member.path, resume=resume, device=device)
-        if not json_output:
-            last = run.metrics().iloc[-1]
-            print(
-                f"{run.path}: step {int(last['step'])}, in-context accuracy {last['in_context_accuracy']:.3f}, loss {last['loss']:.3f} nats"
-            )
+    train_members(members, device=device, jobs=jobs, resume=resume, trained=(lambda _: None) if json_output else told)
     if json_output:
         print(json.dumps({"runs": [str(member.path) for member in members]}))
 
