@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from workbench.errors import UsageError, WorkbenchError
 
@@ -33,10 +33,8 @@ LOGGED_EVERY = 20.0
 Status = Literal["waiting", "running", "done", "failed", "stopped"]
 
 
-class Watch(Protocol):
-    """What work calls as it goes on: how far it is, and in words; True where it should stop."""
-
-    def __call__(self, done: int, text: str = "", /) -> bool: ...
+Watch = Callable[[int, str], bool]
+"""what work calls as it goes on: how far it is, and in words; the answer is True where it should stop"""
 
 
 @dataclass
@@ -194,7 +192,7 @@ def _work(function: Callable[..., Any], arguments: tuple[Any, ...], connection: 
     torch.set_num_threads(threads)
     last = -REPORTED_EVERY
 
-    def watch(done: int, text: str = "", /) -> bool:
+    def watch(done: int, text: str) -> bool:
         nonlocal last
         now = time.monotonic()
         if now - last >= REPORTED_EVERY:
