@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,13 +168,17 @@ def test_ctrl_c_saves_every_member(tmp_path, whole_group):
     (tmp_path / "tiny.yaml").write_text(small_config(steps=10**6, checkpoint_every=10**6, eval_every=10).to_yaml())
     words = ["train", "--config", "tiny.yaml", "--seeds", "0:3", "--jobs", "2", "--device", "cpu", "--out", "r"]
     process = command(tmp_path, *words)
-    logs = [tmp_path / f"r/value/seed_{seed}/metrics.jsonl" for seed in (0, 1)]
-    patience = time.monotonic() + 60
-    while not all(log.is_file() and log.read_text().count("\n") > 1 for log in logs):
-        assert time.monotonic() < patience and process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT) if whole_group else process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        logs = [tmp_path / f"r/value/seed_{seed}/metrics.jsonl" for seed in (0, 1)]
+        patience = time.monotonic() + 60
+        while not all(log.is_file() and log.read_text().count("\n") > 1 for log in logs):
+            assert time.monotonic() < patience and process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT) if whole_group else process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130 and out == "", err
     assert err.splitlines()[-1] == "workbench: stopped: 0 of 3 runs are done; the same command with --resume goes on"
     assert "Traceback" not in err and "value, seed 0: stopped at step" in err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +33,7 @@ def train(
     seed: Annotated[int | None, Parameter(help="seed of weights and training data")] = None,
     seeds: Annotated[str | None, Parameter(help="several seeds: 0:8 (0 to 7) or 1,5,9")] = None,
     steps: Annotated[int | None, Parameter(help="optimiser updates")] = None,
+    lr: Annotated[str | None, Parameter(help="learning rate; several, each with every variant and seed: 1e-3,3e-3,1e-2")] = None,
     out: Annotated[Path | None, Parameter(help="folder of the run; of several runs, the folder they go into")] = None,
     config: Annotated[Path | None, Parameter(help="a YAML file in place of a preset")] = None,
     device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto",
@@ -44,7 +47,8 @@ def train(
 ) -> None:
     """Train a preset (or a configuration file), in one or several variants and seeds.
 
-    One run goes to OUT itself; several go to OUT/<variant>/seed_<n>. Without --out, runs go to runs/<preset>/... .
+    One run goes to OUT itself; several go to OUT/<variant>/seed_<n>, of several learning rates to
+    OUT/<variant>/lr_<value>/seed_<n>. Without --out, runs go to runs/<preset>/... .
     `workbench presets NAME` prints every field that --task., --model. and --train. can change.
     """
     start = _start(preset, config)
@@ -55,7 +59,9 @@ def train(
         start = start.override(train={"dtype": dtype})
     if stream_source is not None:
         start = start.override(model={"stream_source": stream_source})
-    members = plan(start, _streams(stream, start), _seeds(seed, seeds), out, Path("runs") / (preset or "custom"))
+    if lr is not None and "lr" in (train_ or {}):
+        raise UsageError("give --lr or --train.lr, not both")
+    members = plan(start, _streams(stream, start), _seeds(seed, seeds), out, Path("runs") / (preset or "custom"), rates=_rates(lr))
 
     from workbench.training.ensemble import train_members
 
@@ -69,19 +75,44 @@ def train(
         print(json.dumps({"runs": [str(member.path) for member in members]}))
 
 
-def plan(start: RunConfig, streams: list[str], seeds: list[int | None], out: Path | None, default: Path) -> list[Member]:
+def plan(
+    start: RunConfig,
+    streams: list[str],
+    seeds: list[int | None],
+    out: Path | None,
+    default: Path,
+    rates: Sequence[float | None] = (None,),
+) -> list[Member]:
     """The runs of a call, each with its folder. A seed sets the seeds of weights and of training data together;
-    evaluation data stay the same for all."""
-    alone = len(streams) == 1 and len(seeds) == 1 and out is not None
+    evaluation data stay the same for all. Several learning rates have a folder each below their variant."""
+    alone = len(streams) == len(seeds) == len(rates) == 1 and out is not None
     members = []
-    for stream in streams:
-        for seed in seeds:
-            config = start.override(model=variant_fields(stream))
-            if seed is not None:
-                config = config.override(model={"seed": seed}, train={"data_seed": seed})
-            folder = (out or default) if alone else (out or default) / config.model.variant / f"seed_{config.model.seed}"
-            members.append(Member(config, folder))
+    for stream, rate, seed in itertools.product(streams, rates, seeds):
+        config = start.override(model=variant_fields(stream))
+        if seed is not None:
+            config = config.override(model={"seed": seed}, train={"data_seed": seed})
+        if rate is not None:
+            config = config.override(train={"lr": rate})
+        folder = out or default
+        if not alone:
+            below = [f"lr_{rate:g}"] if len(rates) > 1 else []
+            folder = folder.joinpath(config.model.variant, *below, f"seed_{config.model.seed}")
+        members.append(Member(config, folder))
     return list(dict.fromkeys(members))  # two names may stand for one variant: none, none-standard
+
+
+def _rates(text: str | None) -> list[float | None]:
+    """The learning rates of --lr; None leaves the configuration's. Rates that would share a folder's name are one too many."""
+    if text is None:
+        return [None]
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--lr expects one learning rate or several such as 1e-3,3e-3,1e-2, got {text!r}") from None
+    distinct = list(dict.fromkeys(rates))
+    if len({f"{rate:g}" for rate in distinct}) < len(distinct):
+        raise UsageError(f"--lr has two rates that agree in six digits, got {text!r}")
+    return list(distinct)
 
 
 def _start(preset: str | None, config: Path | None) -> RunConfig:
