@@ -107,6 +107,20 @@ def test_train_variants_and_seeds_into_folders_of_their_own(typed):
         assert run.config.train.data_seed == run.config.model.seed and run.config.train.eval_seed == 0
 
 
+def test_train_a_grid_of_learning_rates(typed):
+    """Every variant and seed at each rate, in folders that `compare` finds; one rate is a field like any other."""
+    grid = ["--stream", "none,value", "--seeds", "0:2", "--lr", "1e-3,0.003,1e-3", "--out", "r"]
+    paths = [f"r/{variant}/lr_{lr}/seed_{seed}" for variant in ("none", "value") for lr in ("0.001", "0.003") for seed in (0, 1)]
+    printed = typed("train", "--config", "tiny.yaml", *grid, "--json")
+    assert json.loads(printed) == {"runs": paths}
+    for path in paths:
+        config = Run.load(path).config
+        assert path == f"r/{config.model.variant}/lr_{config.train.lr:g}/seed_{config.model.seed}"
+    assert json.loads(typed("compare", "r", "--json"))["rates"][0]["variant"] == "none"
+    typed("train", "--config", "tiny.yaml", "--lr", "1e-4", "--out", "s")
+    assert Run.load("s").config == CONFIG.override(train={"lr": 1e-4})
+
+
 def test_train_position_types_into_folders_of_their_own(typed):
     """A variant that two names stand for is trained once; a name without a position type keeps the configuration's."""
     options = ["--steps", "3", "--seed", "0", "--out", "r", "--json"]

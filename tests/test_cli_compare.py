@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.browser import Visit
 from tests.small_runs import small_config
 from workbench import Run, compare
 from workbench.cli import main
@@ -182,19 +181,3 @@ def test_runs_that_cannot_be_compared(tmp_path, monkeypatch):
     assert compare("a").reference is None
     make(Path("g"), "value-first", 0, math.inf, until=250)
     assert any("1 of 2 runs have no value at their last step, stopped or not finished: g." in note for note in compare(["a", "g"]).notes)
-
-
-def test_the_page(study, visit: Visit, tmp_path, capsys):
-    make(study / "value/seed_6", "value", 6, math.inf)
-    make(study / "none/seed_6", "none", 6, 400)
-    assert type_(capsys, "runs", "--out", "o")[0] == 0
-    for width in (800, 1100):
-        visit.page.set_viewport_size({"width": width, "height": 900})
-        visit.page.goto((tmp_path / "o/compare.html").as_uri())
-        visit.page.wait_for_function(
-            "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
-        )
-        assert visit.page.evaluate("document.documentElement.scrollWidth") == width
-    assert visit.page.locator(".js-plotly-plot").count() == 3 and visit.problems == []
-    assert visit.page.locator("#summary table td").all_text_contents()[:2] == ["none", "7"]
-    assert [url for url in visit.requests if not url.startswith("file:")] == []

@@ -27,6 +27,7 @@ app = cyclopts.App(
     version=__version__,
     default_parameter=cyclopts.Parameter(negative=()),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main says what was saved
 )
 # Each command is imported when it is called: help and wrong calls are answered at once.
 app.command("workbench.commands.demo:demo", name="demo", help="Train a vanilla and a value-stream model, analyse both, write the report.")

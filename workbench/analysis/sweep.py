@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,13 +36,15 @@ def analyze(
     device: str = "cpu",
     write: bool = True,
     progress: bool = False,
+    watch: Callable[[int, str], bool] | None = None,
 ) -> pd.DataFrame:
     """Measure a run, over its checkpoints (or those of `steps`), or a model, on its task or on repeated tokens.
 
     `only` lists sections or metrics (default: all sections). Heads are named at the last checkpoint, on half of the
     sequences. For a run, the tables, patterns of a sample sequence and the summary are also written to `run.tables`,
     unless `write` is false: once everything is measured, or not at all. `causal_every` measures the section causal, by far
-    the most expensive, at every n-th of the checkpoints only, counted back from the last.
+    the most expensive, at every n-th of the checkpoints only, counted back from the last. `watch` is told how many
+    checkpoints are measured; where it answers True, KeyboardInterrupt is raised and nothing is written.
 
     Returns a tidy table: run, variant, task, seed, step, layer, head, metric, value, ci_low, ci_high (95 %), n (the
     sequences, or whatever the estimate is over), and the optional columns of `rows.OPTIONAL` that are not empty. What has
@@ -92,6 +94,8 @@ def analyze(
             for name, table in (row[CASES] for row in rows if CASES in row):
                 cases.setdefault(name, []).append((table.head(CASES_KEPT) if left else table).assign(**names, step=step))
             tables[section].append(tabulate(_kept(rows, kept), **names, step=step))
+        if watch is not None and watch(len(chosen_steps) - left, ""):
+            raise KeyboardInterrupt(f"stopped at checkpoint {len(chosen_steps) - left} of {len(chosen_steps)}; nothing was written")
     result = {section: pd.concat(parts, ignore_index=True) for section, parts in tables.items() if parts}
     if len(chosen_steps) > 1:
         result[EMERGENCE] = tabulate(_kept(events(curves), kept), **names)

@@ -10,7 +10,8 @@ from cyclopts import Parameter
 
 from workbench.analysis.sections import EMERGENCE, SECTIONS, all_metrics, applicable, chosen
 from workbench.commands.terminal import paragraphs
-from workbench.errors import UsageError
+from workbench.errors import UsageError, WorkbenchError
+from workbench.processes import Job, Watch, run_jobs, shares, warm_up
 from workbench.runs import Run
 from workbench.tables import Tables
 
@@ -27,6 +28,7 @@ def analyze(
     only: Annotated[str | None, Parameter(help=f"sections ({', '.join(NAMES)}) or metrics, separated by commas; default: all")] = None,
     causal_every: Annotated[int, Parameter(help="measure the section causal, the slowest, at every n-th checkpoint")] = 1,
     device: Annotated[str, Parameter(help="cpu or cuda")] = "cpu",
+    jobs: Annotated[int | None, Parameter(help="runs analysed at once, which share the cores; default: the cores (on a GPU 1)")] = None,
     json_output: Annotated[bool, Parameter(name="--json", help="print the summary and the files as JSON")] = False,
 ) -> None:
     """Measure a run over all its checkpoints, one checkpoint, or every run of a folder.
@@ -43,12 +45,20 @@ def analyze(
         applicable(sections, run.config.model, run.config.task, asked=only_names is not None, kept=kept)
         _place(run, out and out / run.path.relative_to(target) if len(runs) > 1 else out, step=steps[0] if steps else None)
 
-    from workbench.analysis.sweep import analyze as measure
+    at_once, threads = shares(jobs if jobs is not None or device == "cpu" else 1, len(runs))
+    if at_once > 1:
+        warm_up()
+
     from workbench.report.build import write_report
     from workbench.training.hardware import resolve_device
 
-    device = resolve_device(device)
-    results = [measure(run, only=only_names, steps=steps, causal_every=causal_every, device=device, progress=True) for run in runs]
+    options = {"only": only_names, "causal_every": causal_every, "device": resolve_device(device)}
+    if at_once > 1:
+        results = _side_by_side(runs, options, at_once, threads)
+    else:
+        from workbench.analysis.sweep import analyze as measure
+
+        results = [measure(run, steps=steps, progress=True, **options) for run in runs]
     report = write_report(runs, _report_path(target, runs, out, bool(steps)))
     if json_output:
         print(json.dumps([_as_json(run, report) for run in runs], indent=2))
@@ -56,6 +66,28 @@ def analyze(
     for run, result in zip(runs, results, strict=True):
         print(_described(run, result))
     print(f"report: {report}")
+
+
+def _side_by_side(runs: list[Run], options: dict[str, Any], at_once: int, threads: int) -> list[pd.DataFrame]:
+    """Measure several runs at once, each in a process of its own. Raises WorkbenchError where some failed; the others are written."""
+    work = [Job(run.name, _measure, (run.path, run.tables.path, options), len(run.steps)) for run in runs]
+    try:
+        run_jobs(work, at_once, threads, unit="checkpoint")
+    except KeyboardInterrupt:
+        done = sum(job.status == "done" for job in work)
+        raise KeyboardInterrupt(f"stopped: {done} of {len(work)} runs are analysed") from None
+    if failed := [f"{run.path}: {job.text}" for run, job in zip(runs, work, strict=True) if job.status == "failed"]:
+        raise WorkbenchError(f"{len(failed)} of {len(work)} runs failed: {'; '.join(failed[:4])}{'; ...' * (len(failed) > 4)}")
+    return [job.result for job in work]
+
+
+def _measure(path: Path, tables: Path, options: dict[str, Any], watch: Watch) -> pd.DataFrame:
+    """One run, in its process."""
+    from workbench.analysis.sweep import analyze as measure
+
+    run = Run.load(path)
+    run.tables = Tables(tables)
+    return measure(run, watch=watch, **options)
 
 
 def _targets(target: Path) -> tuple[list[Run], list[int] | None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,18 +16,11 @@ from workbench.config import RunConfig, read_config
 from workbench.errors import UsageError, unknown_name
 from workbench.preset import preset as named_preset
 from workbench.runs import Run
+from workbench.training.ensemble import Member
 from workbench.variant import variant_fields
 
 Fields = dict[str, str] | None
 """Options with a dot: --model.d-model 128 gives {"d-model": "128"}."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One run of a call: its configuration and its folder."""
-
-    config: RunConfig
-    path: Path
 
 
 def train(
@@ -38,11 +33,13 @@ def train(
     seed: Annotated[int | None, Parameter(help="seed of weights and training data")] = None,
     seeds: Annotated[str | None, Parameter(help="several seeds: 0:8 (0 to 7) or 1,5,9")] = None,
     steps: Annotated[int | None, Parameter(help="optimiser updates")] = None,
+    lr: Annotated[str | None, Parameter(help="learning rate; several, each with every variant and seed: 1e-3,3e-3,1e-2")] = None,
     out: Annotated[Path | None, Parameter(help="folder of the run; of several runs, the folder they go into")] = None,
     config: Annotated[Path | None, Parameter(help="a YAML file in place of a preset")] = None,
     device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto",
     dtype: Annotated[Literal["auto", "fp32", "bf16"] | None, Parameter(help="arithmetic; auto: bf16 where the hardware has it")] = None,
     resume: Annotated[bool, Parameter(help="go on from the last checkpoint of a run that is there")] = False,
+    jobs: Annotated[int | None, Parameter(help="runs trained at once, which share the cores; default: the cores (on a GPU 1)")] = None,
     json_output: Annotated[bool, Parameter(name="--json", help="print the runs' folders as JSON")] = False,
     task: Annotated[Fields, Parameter(help="any field of the task: --task.n-triggers 8")] = None,
     model: Annotated[Fields, Parameter(help="any field of the model: --model.d-model 128")] = None,
@@ -50,7 +47,8 @@ def train(
 ) -> None:
     """Train a preset (or a configuration file), in one or several variants and seeds.
 
-    One run goes to OUT itself; several go to OUT/<variant>/seed_<n>. Without --out, runs go to runs/<preset>/... .
+    One run goes to OUT itself; several go to OUT/<variant>/seed_<n>, of several learning rates to
+    OUT/<variant>/lr_<value>/seed_<n>. Without --out, runs go to runs/<preset>/... .
     `workbench presets NAME` prints every field that --task., --model. and --train. can change.
     """
     start = _start(preset, config)
@@ -61,38 +59,60 @@ def train(
         start = start.override(train={"dtype": dtype})
     if stream_source is not None:
         start = start.override(model={"stream_source": stream_source})
-    members = plan(start, _streams(stream, start), _seeds(seed, seeds), out, Path("runs") / (preset or "custom"))
+    if lr is not None and "lr" in (train_ or {}):
+        raise UsageError("give --lr or --train.lr, not both")
+    members = plan(start, _streams(stream, start), _seeds(seed, seeds), out, Path("runs") / (preset or "custom"), rates=_rates(lr))
 
-    # Before anything is trained or imported: a folder that is taken is told at once, also the last of several.
-    for member in members:
-        Run.expected(member.path, member.config, resume=resume)
+    from workbench.training.ensemble import train_members
 
-    from workbench.training.loop import train as run_training
+    def told(member: Member) -> None:
+        run = Run.load(member.path)
+        last = run.metrics().iloc[-1]
+        print(f"{run.path}: step {int(last['step'])}, in-context accuracy {last['in_context_accuracy']:.3f}, loss {last['loss']:.3f} nats")
 
-    for member in members:
-        run = run_training(member.config, member.path, resume=resume, device=device)
-        if not json_output:
-            last = run.metrics().iloc[-1]
-            print(
-                f"{run.path}: step {int(last['step'])}, in-context accuracy {last['in_context_accuracy']:.3f}, loss {last['loss']:.3f} nats"
-            )
+    train_members(members, device=device, jobs=jobs, resume=resume, trained=(lambda _: None) if json_output else told)
     if json_output:
         print(json.dumps({"runs": [str(member.path) for member in members]}))
 
 
-def plan(start: RunConfig, streams: list[str], seeds: list[int | None], out: Path | None, default: Path) -> list[Member]:
+def plan(
+    start: RunConfig,
+    streams: list[str],
+    seeds: list[int | None],
+    out: Path | None,
+    default: Path,
+    rates: Sequence[float | None] = (None,),
+) -> list[Member]:
     """The runs of a call, each with its folder. A seed sets the seeds of weights and of training data together;
-    evaluation data stay the same for all."""
-    alone = len(streams) == 1 and len(seeds) == 1 and out is not None
+    evaluation data stay the same for all. Several learning rates have a folder each below their variant."""
+    alone = len(streams) == len(seeds) == len(rates) == 1 and out is not None
     members = []
-    for stream in streams:
-        for seed in seeds:
-            config = start.override(model=variant_fields(stream))
-            if seed is not None:
-                config = config.override(model={"seed": seed}, train={"data_seed": seed})
-            folder = (out or default) if alone else (out or default) / config.model.variant / f"seed_{config.model.seed}"
-            members.append(Member(config, folder))
+    for stream, rate, seed in itertools.product(streams, rates, seeds):
+        config = start.override(model=variant_fields(stream))
+        if seed is not None:
+            config = config.override(model={"seed": seed}, train={"data_seed": seed})
+        if rate is not None:
+            config = config.override(train={"lr": rate})
+        folder = out or default
+        if not alone:
+            below = [f"lr_{rate:g}"] if len(rates) > 1 else []
+            folder = folder.joinpath(config.model.variant, *below, f"seed_{config.model.seed}")
+        members.append(Member(config, folder))
     return list(dict.fromkeys(members))  # two names may stand for one variant: none, none-standard
+
+
+def _rates(text: str | None) -> list[float | None]:
+    """The learning rates of --lr; None leaves the configuration's. Rates that would share a folder's name are one too many."""
+    if text is None:
+        return [None]
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--lr expects one learning rate or several such as 1e-3,3e-3,1e-2, got {text!r}") from None
+    distinct = list(dict.fromkeys(rates))
+    if len({f"{rate:g}" for rate in distinct}) < len(distinct):
+        raise UsageError(f"--lr has two rates that agree in six digits, got {text!r}")
+    return list(distinct)
 
 
 def _start(preset: str | None, config: Path | None) -> RunConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,11 +41,20 @@ class Counters:
     seconds: float = 0.0
 
 
-def train(config: RunConfig, out: str | Path, *, resume: bool = False, device: str = "auto", progress: bool = True) -> Run:
+def train(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+    watch: Callable[[int, str], bool] | None = None,
+) -> Run:
     """Train a model and give the run in the folder `out`.
 
     With `resume`, a run that is there goes on from its last checkpoint, as if it had never stopped (on a CPU in fp32
     bit for bit), and a folder without a run is started. The first Ctrl-C saves a checkpoint and raises Interrupted.
+    `watch` is told the step, and the last evaluation in words, after each update; where it answers True, the same happens.
 
     Raises:
         UsageError: the folder holds something else, this run already (without `resume`), or is in use.
@@ -59,7 +68,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, device: s
     with run.lock():
         trainer = Trainer(run, device)
         trainer.restore()
-        trainer.train(progress)
+        trainer.train(progress, watch)
     return run
 
 
@@ -102,8 +111,9 @@ class Trainer:
         self.step, self.counters = checkpoint.step, Counters(**counters)
         self.run.rewind(self.step)
 
-    def train(self, progress: bool = True) -> None:
+    def train(self, progress: bool = True, watch: Callable[[int, str], bool] | None = None) -> None:
         """Make the updates that are left."""
+        evaluated = ""
         saves = set(checkpoint_steps(self.config))
         if not self.run.steps:
             self._evaluate()
@@ -115,7 +125,10 @@ class Trainer:
                 bar.update()
                 last = self.step == self.config.steps
                 if self.step % self.config.eval_every == 0 or last:
-                    bar.set_postfix_str(self._evaluate())
+                    evaluated = self._evaluate()
+                    bar.set_postfix_str(evaluated)
+                if watch is not None and watch(self.step, evaluated):
+                    wish.set()
                 if self.step in saves or wish.is_set():
                     self._save()
                 if wish.is_set() and not last:

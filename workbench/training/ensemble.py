@@ -1,0 +1,130 @@
+"""Training the members of an ensemble: variants, seeds and learning rates of one call, each an ordinary run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from workbench.config import RunConfig
+from workbench.errors import WorkbenchError
+from workbench.processes import Job, Watch, run_jobs, shares, warm_up
+from workbench.runs import Run
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of an ensemble: its configuration and its folder."""
+
+    config: RunConfig
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """How a display calls it."""
+        return f"{self.config.model.variant}, seed {self.config.model.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether its run is there and has reached its last step."""
+        train = self.config.train
+        return train is not None and Run.is_run(self.path) and Run.load(self.path).steps[-1:] == [train.steps]
+
+
+def train_members(
+    members: Sequence[Member],
+    *,
+    device: str = "auto",
+    jobs: int | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    trained: Callable[[Member], None] = lambda member: None,
+) -> None:
+    """Train all members, on a CPU several at a time. `trained` is called after each.
+
+    Each is bit for bit the run that it is when trained alone with as many threads. `jobs`: processes at once, which share the cores;
+    by default as many as there are cores, on a GPU one; 1 trains one after another in this process. A member that fails stops no
+    other. With `resume`, finished members are left as they are and others go on. (A script that calls this needs the usual
+    `if __name__ == "__main__":`, as processes may import it.)
+
+    Raises:
+        UsageError, ConfigError: a member's folder is taken, before anything is trained.
+        WorkbenchError: members failed; the others are trained. A single member's own error comes as it is.
+        KeyboardInterrupt: Ctrl-C stopped them, each with a checkpoint.
+    """
+    for member in members:
+        Run.expected(member.path, member.config, resume=resume)
+    at_once, threads = shares(jobs, len(members))
+    if at_once > 1:
+        warm_up()
+        from workbench.training.hardware import resolve_device
+
+        device = resolve_device(device)
+    # One program that trains members of one shape as a batch would be chosen here.
+    if at_once == 1 or (device != "cpu" and jobs is None):
+        failed = _in_turn(members, device, resume, progress, trained)
+    else:
+        failed = _side_by_side(members, device, resume, progress, trained, at_once, threads)
+    if failed:
+        listed = "; ".join(f"{member.path}: {why}" for member, why in failed[:4]) + ("; ..." if len(failed) > 4 else "")
+        raise WorkbenchError(f"{len(failed)} of {len(members)} runs failed: {listed}")
+
+
+Failures = list[tuple[Member, str]]
+
+
+def _in_turn(members: Sequence[Member], device: str, resume: bool, progress: bool, trained: Callable[[Member], None]) -> Failures:
+    from workbench.training.loop import train
+
+    failed: Failures = []
+    for member in members:
+        try:
+            train(member.config, member.path, resume=resume, device=device, progress=progress)
+        except WorkbenchError as error:
+            if len(members) == 1:
+                raise
+            failed.append((member, str(error)))
+            continue
+        trained(member)
+    return failed
+
+
+def _side_by_side(
+    members: Sequence[Member],
+    device: str,
+    resume: bool,
+    progress: bool,
+    trained: Callable[[Member], None],
+    at_once: int,
+    threads: int,
+) -> Failures:
+    jobs, of_job = [], {}
+    for member in members:
+        assert member.config.train is not None
+        job = Job(member.name, _train, (member.config, member.path, resume, device), member.config.train.steps)
+        if resume and member.finished:
+            job.status, job.done = "done", job.total
+        of_job[id(job)] = member
+        jobs.append(job)
+    for job in jobs:
+        if job.status == "done":
+            trained(of_job[id(job)])
+    try:
+        run_jobs(jobs, at_once, threads, progress=progress, finished=partial(_pass_on, of_job, trained))
+    except KeyboardInterrupt:
+        done = sum(job.status == "done" for job in jobs)
+        raise KeyboardInterrupt(f"stopped: {done} of {len(jobs)} runs are done; the same command with --resume goes on") from None
+    return [(of_job[id(job)], job.text) for job in jobs if job.status == "failed"]
+
+
+def _pass_on(of_job: dict[int, Member], trained: Callable[[Member], None], job: Job) -> None:
+    if job.status == "done":
+        trained(of_job[id(job)])
+
+
+def _train(config: RunConfig, path: Path, resume: bool, device: str, watch: Watch) -> None:
+    """One member, in its process."""
+    from workbench.training.loop import train
+
+    train(config, path, resume=resume, device=device, progress=False, watch=watch)
