@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from tests.report.conftest import Visit
+from tests.browser import Visit
 from tests.test_cli_compare import make
 from workbench import compare
 from workbench.report.compare import write_comparison
