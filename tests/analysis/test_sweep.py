@@ -471,3 +471,10 @@ def test_a_partial_analysis_of_a_new_run_has_its_account(tmp_path):
     summary = run.summary()
     assert summary["in_context_accuracy"] is None and summary["heads"] is not None
     assert summary["lines"] and summary["lines"][0].startswith("On prompts whose context shows one answer")
+
+
+def test_events_alone_can_be_asked_for(tmp_path):
+    run = train(CONFIG, tmp_path / "r", device="cpu", progress=False)
+    table = analyze(run, only=["emergence"], sequences=SEQUENCES)
+    assert set(table["metric"].map(lambda name: all_metrics()[name].section)) == {"emergence"}
+    assert run.tables.names == ["attention", "emergence", "hijack_prompts", "tokens"] and run.summary()["formed_step"] is None

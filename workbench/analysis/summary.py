@@ -40,7 +40,8 @@ KINDS = (
 def summarise(tables: Mapping[str, pd.DataFrame], data: AnalysisData, roles: Roles) -> dict[str, Any]:
     """Sentences (`lines`), the rows that they rest on (`evidence`, one list a sentence), and the main values, for the last
     checkpoint of the tables of a run: each section adds its sentences where it was measured."""
-    last = max(int(table["step"].max()) for name, table in tables.items() if name != "emergence" and len(table))
+    # Events are of the whole run: alone, they stand at no checkpoint.
+    last = max((int(table["step"].max()) for name, table in tables.items() if name != "emergence" and len(table)), default=0)
     formation = tables.get("formation", tabulate([]))
     own = formation[formation["task"] == data.own]
     several = own["step"].nunique() > 1
