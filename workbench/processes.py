@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -118,7 +118,8 @@ def run_jobs(
                 for ended in _hear(running, stop):
                     running.remove(ended)
                     display.ended(ended.job)
-                    finished(ended.job)
+                    with display.aside():
+                        finished(ended.job)
                 display.show()
             except KeyboardInterrupt:
                 if interrupted:
@@ -259,6 +260,10 @@ class Display:
             self._bar.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)
+
+    def aside(self) -> AbstractContextManager[Any]:
+        """Room for what others print."""
+        return self._bar.external_write_mode(file=sys.stdout) if self._bar is not None else nullcontext()
 
     def close(self) -> None:
         """Leave the terminal as it should be."""
