@@ -185,10 +185,8 @@ def table_of(members: Sequence[Member], out: Path, errors: Mapping[str, str] = {
 
 def _executor(sweep: Sweep, out: Path, where: str, at_once: int) -> Any:
     """submitit's executor, with a folder that nobody else reads."""
-    try:
-        import submitit
-    except ImportError as error:
-        raise UsageError("sweeps need submitit: pip install workbench[slurm]") from error
+    import submitit
+
     folder = out / JOBS
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
