@@ -159,7 +159,7 @@ def _all() -> list[Mutation]:
         ("where a window begins", ("tasks/classification.py", "../tasks/test_classification"), "config.window - config.seq_len + 1", "config.window - config.seq_len"),
         ("a classifier's bias", ("model/components.py", "../model/test_classifier"), "F.linear(x, self.W.T) + self.b", "F.linear(x, self.W.T)"),
         ("where a label is asked for", ("training/loop.py", "../training/test_classification"), "else batch.asked", "else None"),
-        ("what is finished", ("training/ensemble.py", "../training/test_ensemble"), "steps[-1:] == [train.steps]", "steps[-1:] == []"),
+        ("what is finished", ("runs.py", "../training/test_ensemble"), "self.steps[-1:] == [self.config.train.steps]", "self.steps[-1:] == []"),
         ("threads of a member", ("processes.py", "../training/test_ensemble"), "    torch.set_num_threads(threads)\n", "    torch.set_num_threads(threads + 2)\n"),
         ("stopping an ensemble", ("processes.py", "../training/test_ensemble"), "        return stop.is_set()\n", "        return False\n"),
         ("the wire's scale", ("model/wire.py", "test_circuits"), "scale = model.blocks[layer].attn.mix[1]", "scale = 1.0"),

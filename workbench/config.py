@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import yaml
 
 from workbench.config_base import Config
+from workbench.config_file import parsed_yaml, read_text
 from workbench.errors import ConfigError
 from workbench.tasks.configs import ClassificationConfig, RepeatedTokensConfig, TaskConfig, TriggerBigramConfig, task_config
 from workbench.variant import PLAIN_ADDITION, Stream, variant_name
@@ -323,12 +324,7 @@ class RunConfig(Config):
     @classmethod
     def from_yaml(cls, text: str, where: str = "configuration") -> RunConfig:
         """Read what `to_yaml` wrote, or what a person wrote. `where` names the file in errors."""
-        try:
-            values = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:  # a ValueError: a date that does not exist
-            mark = getattr(error, "problem_mark", None)
-            line = f", line {mark.line + 1}" if mark else ""
-            raise ConfigError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}") from error
+        values = parsed_yaml(text, where)
         try:
             return cls.from_dict(values)
         except ConfigError as error:
@@ -353,8 +349,4 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def read_config(path: Path) -> RunConfig:
     """The RunConfig in a YAML file. Raises ConfigError where it cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
-    return RunConfig.from_yaml(text, where=str(path))
+    return RunConfig.from_yaml(read_text(path, "configuration"), where=str(path))

@@ -229,6 +229,11 @@ class Run:
         return pd.DataFrame(self._metric_rows())
 
     @property
+    def finished(self) -> bool:
+        """Whether training has reached its last step."""
+        return self.config.train is not None and self.steps[-1:] == [self.config.train.steps]
+
+    @property
     def progress(self) -> str:
         """How far training has come, in words."""
         steps = self.steps

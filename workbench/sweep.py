@@ -8,7 +8,6 @@ resume from their last checkpoint, failed ones are tried again.
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from tqdm import tqdm
 
 from workbench.config import RunConfig, read_config
+from workbench.config_file import parsed_yaml, read_text
 from workbench.errors import ConfigError, UsageError, WorkbenchError, unknown_name
 from workbench.preset import preset
+from workbench.processes import shares
 from workbench.runs import Run
 from workbench.tables import Tables
+from workbench.training.ensemble import seeds_of
 from workbench.variant import variant_fields
 
 SECTIONS = ("task", "model", "train")
@@ -32,13 +33,10 @@ KEYS = ("preset", "config", "stream", "seeds", "vary", "set", "cluster")
 JOBS = ".submitit"
 """the private folder of submitit's own files, which hold pickles of ours alone"""
 TABLE = "sweep"
-FORMED = 0.95
-"""in-context accuracy from which a member counts as formed"""
 MINUTES = 24 * 60
 """a job's time limit, where the file gives none"""
 POLL = 0.2
 """seconds between two looks at the jobs"""
-STATES = ("finished", "failed", "unfinished")
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,7 @@ class Member:
     def finished(self, out: Path) -> bool:
         """Whether its run is there and trained to the end. Raises ConfigError where the folder holds another run."""
         run = Run.expected(out / self.folder, self.config, resume=True)
-        assert self.config.train is not None
-        return run is not None and bool(run.steps) and run.steps[-1] >= self.config.train.steps
+        return run is not None and run.finished
 
 
 @dataclass(frozen=True)
@@ -71,12 +68,7 @@ class Sweep:
     @classmethod
     def from_yaml(cls, path: Path) -> Sweep:
         """Read a sweep's file: preset (or config, a file), stream, seeds, vary, set, cluster. Raises ConfigError for what it cannot be."""
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the sweep {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}") from error
+        values = parsed_yaml(read_text(path, "sweep"), str(path))
         if not isinstance(values, Mapping):
             raise ConfigError(f"{path}: expected a mapping of {', '.join(KEYS)}, got {values!r}")
         for key in values:
@@ -122,10 +114,8 @@ def run_sweep(
     members = sweep.members()
     if where not in ("local", "slurm"):
         raise unknown_name("cluster", where, ("local", "slurm"))
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs must be at least 1, got {jobs}")
+    at_once, threads = shares(jobs, len(members)) if where == "local" else (jobs or len(members), None)
     waiting = [member for member in members if not member.finished(out)]
-    at_once = jobs or ((os.cpu_count() or 1) if where == "local" else max(1, len(waiting)))
     errors: dict[str, str] = {}
     bar = tqdm(
         total=len(members), initial=len(members) - len(waiting), desc="sweep", unit="run", disable=not progress, file=sys.stderr,
@@ -134,7 +124,7 @@ def run_sweep(
     try:
         if waiting:
             with bar:
-                for member, error in _trained(waiting, out, _executor(sweep, out, where, at_once), at_once, device):
+                for member, error in _trained(waiting, out, _executor(sweep, out, where, at_once), at_once, device, threads):
                     bar.update()
                     if error is not None:
                         errors[member.folder] = error
@@ -160,7 +150,7 @@ def table_of(members: Sequence[Member], out: Path, errors: Mapping[str, str] = {
     """A row for each member: run (its folder), variant, seed, the varied fields, status (finished, failed, unfinished), step (trained so
     far), formed_step (the first evaluation with an in-context accuracy of 0.95; nan where there is none), in_context_accuracy and loss of
     the last evaluation, error."""
-    from workbench.analysis.emergence import first_reached
+    from workbench.analysis.emergence import ACCURACY, first_reached
 
     rows = []
     for member in members:
@@ -172,7 +162,7 @@ def table_of(members: Sequence[Member], out: Path, errors: Mapping[str, str] = {
             metrics = run.metrics()
             if len(metrics):
                 last = metrics.iloc[-1]
-                formed = first_reached(metrics["step"].tolist(), metrics["in_context_accuracy"].fillna(0).tolist(), FORMED)
+                formed = first_reached(metrics["step"].tolist(), metrics["in_context_accuracy"].fillna(0).tolist(), ACCURACY)
                 row |= {"step": int(last["step"]), "in_context_accuracy": last["in_context_accuracy"], "loss": last["loss"]}
                 row |= {"formed_step": float("nan") if formed is None else float(formed)}
             row["status"] = "finished" if member.finished(out) else "unfinished"
@@ -201,9 +191,10 @@ def _executor(sweep: Sweep, out: Path, where: str, at_once: int) -> Any:
     return executor
 
 
-def _trained(members: Sequence[Member], out: Path, executor: Any, at_once: int, device: str) -> Iterator[tuple[Member, str | None]]:
+def _trained(
+    members: Sequence[Member], out: Path, executor: Any, at_once: int, device: str, threads: int | None
+) -> Iterator[tuple[Member, str | None]]:
     """Each member as it ends, with what went wrong; at most so many jobs at a time."""
-    threads = max(1, (os.cpu_count() or 1) // at_once) if executor.cluster == "local" else None
     queue, running = list(members), {}
     try:
         while queue or running:
@@ -279,10 +270,7 @@ def _streams(path: Path, values: Any) -> tuple[str, ...]:
 
 
 def _seeds(path: Path, values: Any) -> tuple[int, ...]:
-    first, colon, last = values.partition(":") if isinstance(values, str) else ("", "", "")
-    if colon and first.isdigit() and last.isdigit():
-        values = list(range(int(first), int(last)))
-    seeds = [values] if isinstance(values, int) else values
+    seeds = seeds_of(values) if isinstance(values, str) else [values] if isinstance(values, int) else values
     if (
         not isinstance(seeds, list)
         or not seeds

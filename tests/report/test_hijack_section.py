@@ -12,6 +12,7 @@ from tests.figures.synthetic_hijack import STEPS, hijack_table, prompts_table
 from tests.report.conftest import FakeRun, make_run
 from workbench.figures.hijack import WINNERS
 from workbench.report import sections
+from workbench.report.blocks import entries
 from workbench.report.build import render_report, write_report
 
 
@@ -24,7 +25,7 @@ def hijacked_run(variant: str = "none", seed: int = 0, name: str | None = None, 
 
 def titles(*runs: FakeRun) -> list[str]:
     """What the section holds, in its order: titles of figures (up to the run's name), headings and notes."""
-    section = sections.hijack_section(sections.entries(runs))
+    section = sections.hijack_section(entries(runs))
     if section is None:
         return []
     return [block.text if block.figure is None else block.figure.layout.title.text.split(":")[0] for block in section.blocks]

@@ -9,8 +9,9 @@ from typing import Any
 from tests.figures.synthetic import length_table
 from tests.report.conftest import FakeRun, make_run
 from workbench.config import ModelConfig
+from workbench.report.blocks import entries
 from workbench.report.build import render_report
-from workbench.report.sections import entries, length_section
+from workbench.report.sections import length_section
 
 
 def run_of(name: str, **fields: Any) -> FakeRun:

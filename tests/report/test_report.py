@@ -14,6 +14,7 @@ from tests.figures.synthetic import Sizes, training_metrics
 from tests.report.conftest import make_run
 from workbench.errors import UsageError, WorkbenchError
 from workbench.report import sections
+from workbench.report.blocks import entries
 from workbench.report.build import render_report, write_report
 
 
@@ -76,7 +77,7 @@ def test_text_from_outside_is_escaped() -> None:
 
 def test_runs_of_one_name_get_labels_that_differ() -> None:
     runs = [make_run("none", name="seed_0"), make_run("value", name="seed_0"), make_run("value", name="seed_0", seed=1), make_run("key")]
-    assert [entry.label for entry in sections.entries(runs)] == ["none/seed_0", "value/seed_0", "value/seed_0 (2)", "key"]
+    assert [entry.label for entry in entries(runs)] == ["none/seed_0", "value/seed_0", "value/seed_0 (2)", "key"]
 
 
 def test_floors_on_which_runs_disagree_are_not_drawn() -> None:
@@ -90,7 +91,7 @@ def test_floors_on_which_runs_disagree_are_not_drawn() -> None:
 
 def test_patterns_beyond_the_budget_are_named_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [make_run("none"), make_run("value")]
-    section = sections.attention_section(sections.entries(runs))
+    section = sections.attention_section(entries(runs))
     assert section is not None
     monkeypatch.setattr(sections, "PATTERN_BUDGET", len(section.blocks[1].html) + 1)
     html = render_report(runs)
@@ -107,7 +108,7 @@ def test_a_long_sequence_is_shown_in_part_and_says_so(monkeypatch: pytest.Monkey
 
 def test_of_many_heads_those_with_a_role_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sections, "MAX_HEADS", 3)
-    section = sections.attention_section(sections.entries([make_run()]))
+    section = sections.attention_section(entries([make_run()]))
     assert section is not None
     assert '"attentionHeadNames":["L0H1","L1H2","L0H0"]' in section.blocks[1].html
     assert "3 of 6 heads." in render_report([make_run()])

@@ -18,6 +18,8 @@ from jaxtyping import Float
 
 from workbench.analysis.data import scoring_half
 from workbench.analysis.estimates import PerSequence
+from workbench.analysis.hijack_measure import AGAINST
+from workbench.analysis.hijack_theory import WANG_SATO
 from workbench.analysis.logistic import Logistic, fit_logistic
 from workbench.analysis.metrics import metric
 from workbench.analysis.roles import PREFIX_MATCHING, PREVIOUS_TOKEN, Head, Roles
@@ -39,7 +41,6 @@ FEWEST_STEPS = 5
 """checkpoints below which no logistic (four numbers) is fitted"""
 LASTING = 3
 """checkpoints that are averaged to say how high a curve got, and where it ends"""
-WANG_SATO = "Wang & Sato 2024 (2412.11459)"
 SOURCE = "Bietti et al. 2023 (2306.00802), section 4 (order of learning); persistence: Singh et al. 2024 (2404.07129)"
 
 Steps = Float[np.ndarray, " steps"]
@@ -202,7 +203,7 @@ def watched(roles: Roles, model: ModelConfig) -> list[Event]:
     return [*found, Event("in-context accuracy", (("in_context_accuracy", None, None, None, None, None),), ACCURACY)]
 
 
-OVERTAKING = Event("context over bigrams", (("hijack_margin", None, None, None, None, "log_odds above 0"),), 0.0)
+OVERTAKING = Event("context over bigrams", (("hijack_margin", None, None, None, None, AGAINST),), 0.0)
 """no rise to a threshold but a change of sign, so it has a step of its own kind (overtaking_step)"""
 
 

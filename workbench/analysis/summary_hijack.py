@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from workbench.analysis.evidence import Line
 from workbench.analysis.hijack_fit import SATURATED
+from workbench.analysis.hijack_measure import AGAINST
 from workbench.analysis.hijack_theory import ATTENDED, CLOSED_FORM, STRENGTHS
 
 SMALL = 0.1
@@ -33,10 +34,9 @@ def _who_wins(line: Line) -> Line:
 
 def _who_says_so(line: Line) -> Line:
     parts = [
-        line.interval("hijack", "hijack_causal_part", {"part": part, "condition": "log_odds above 0"}, "+.1f")
-        for part in ("global", "in context")
+        line.interval("hijack", "hijack_causal_part", {"part": part, "condition": AGAINST}, "+.1f") for part in ("global", "in context")
     ]
-    margin = line.interval("hijack", "hijack_margin", {"condition": "log_odds above 0"}, "+.1f")
+    margin = line.interval("hijack", "hijack_margin", {"condition": AGAINST}, "+.1f")
     if margin and all(parts):
         line.text = (
             f"Where the bigrams prefer another answer, the margin of the context's is {margin} nats on average: "

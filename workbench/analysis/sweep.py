@@ -60,50 +60,83 @@ def analyze(
     if causal_every < 1:
         raise UsageError(f"causal_every must be at least 1, got {causal_every}")
     if isinstance(target, HookedTransformer):
-        data = AnalysisData.draw(config, task, sequences=sequences)
-        model = _in_single_precision(target)
-        with _evaluating(model):
-            roles, rows = _roles(model, data)
-            rows = [row for section in sections for row in (rows if section == "formation" else measure_of(section)(model, data, roles))]
-        table = tabulate(_kept(rows, kept), run=None, variant=config.variant, seed=config.seed, step=None)
-        return compact(table)
-
-    data = AnalysisData.of_run(target, sequences)
+        return _of_model(target, AnalysisData.draw(config, task, sequences=sequences), sections, kept)
     chosen_steps = target.steps if steps is None else sorted(set(steps))
     if steps is not None and not chosen_steps:
         raise UsageError("steps names no checkpoint; leave it out for all")
+    data = AnalysisData.of_run(target, sequences)
     model = target.model(chosen_steps[-1] if chosen_steps else None, device)
     with _evaluating(model):
         roles, _ = _roles(model, data)
-    names = {"run": target.name, "variant": config.variant, "seed": config.seed}
-    bar = tqdm(
-        chosen_steps, desc=f"analysing {target.name}", unit="checkpoint", disable=not progress, file=sys.stderr,
-        mininterval=0.1 if sys.stderr.isatty() else 20,
-    )  # fmt: skip
-    tables: dict[str, list[pd.DataFrame]] = {section: [] for section in sections}
-    cases: dict[str, list[pd.DataFrame]] = {}
-    curves = Curves(roles, data.own, config)
-    for left, step in zip(range(len(chosen_steps) - 1, -1, -1), bar, strict=True):
-        target.load_weights(model, step)
-        for section in sections:
-            if section == "causal" and left % causal_every:
-                continue
-            with _evaluating(model):
-                rows = list(measure_of(section)(model, data, roles))
-            curves.add(step, rows)
-            for name, table in (row[CASES] for row in rows if CASES in row):
-                cases.setdefault(name, []).append((table.head(CASES_KEPT) if left else table).assign(**names, step=step))
-            tables[section].append(tabulate(_kept(rows, kept), **names, step=step))
-        if watch is not None and watch(len(chosen_steps) - left, ""):
-            raise KeyboardInterrupt(f"stopped at checkpoint {len(chosen_steps) - left} of {len(chosen_steps)}; nothing was written")
-    result = {section: pd.concat(parts, ignore_index=True) for section, parts in tables.items() if parts}
-    if len(chosen_steps) > 1:
-        result[EMERGENCE] = tabulate(_kept(events(curves), kept), **names)
-    result = {name: table for name, table in result.items() if len(table)}
+    swept = _Sweep(target, model, data, roles, chosen_steps, sections, kept)
+    swept.measure(causal_every, progress, watch)
+    result = swept.tables()
     if write:
-        single = {name: pd.concat(parts) for name, parts in cases.items()}
-        _write(target, result, single, model, data, roles, chosen_steps, names)
+        _write(target, result, swept.case_tables(), model, data, roles, chosen_steps, swept.names)
     return compact(pd.concat(result.values(), ignore_index=True) if result else tabulate([]))
+
+
+def _of_model(target: HookedTransformer, data: AnalysisData, sections: list[str], kept: set[str] | None) -> pd.DataFrame:
+    """The table of a single model."""
+    model = _in_single_precision(target)
+    with _evaluating(model):
+        roles, rows = _roles(model, data)
+        rows = [row for section in sections for row in (rows if section == "formation" else measure_of(section)(model, data, roles))]
+    return compact(tabulate(_kept(rows, kept), run=None, variant=target.config.variant, seed=target.config.seed, step=None))
+
+
+class _Sweep:
+    """The checkpoints of a run one after another, loaded into one model, and what was measured so far."""
+
+    def __init__(
+        self,
+        run: Run,
+        model: HookedTransformer,
+        data: AnalysisData,
+        roles: Roles,
+        steps: list[int],
+        sections: list[str],
+        kept: set[str] | None,
+    ) -> None:
+        self.run, self.model, self.data, self.roles, self.steps, self.kept = run, model, data, roles, steps, kept
+        self.names = {"run": run.name, "variant": model.config.variant, "seed": model.config.seed}
+        self.parts: dict[str, list[pd.DataFrame]] = {section: [] for section in sections}
+        self.cases: dict[str, list[pd.DataFrame]] = {}
+        self.curves = Curves(roles, data.own, model.config)
+
+    def measure(self, causal_every: int, progress: bool, watch: Callable[[int, str], bool] | None) -> None:
+        """Every section at every checkpoint, the section causal at every n-th, counted back from the last."""
+        bar = tqdm(
+            self.steps, desc=f"analysing {self.run.name}", unit="checkpoint", disable=not progress, file=sys.stderr,
+            mininterval=0.1 if sys.stderr.isatty() else 20,
+        )  # fmt: skip
+        for left, step in zip(range(len(self.steps) - 1, -1, -1), bar, strict=True):
+            self.run.load_weights(self.model, step)
+            for section in self.parts:
+                if section != "causal" or left % causal_every == 0:
+                    self._measure(section, step, last=not left)
+            done = len(self.steps) - left
+            if watch is not None and watch(done, ""):
+                raise KeyboardInterrupt(f"stopped at checkpoint {done} of {len(self.steps)}; nothing was written")
+
+    def _measure(self, section: str, step: int, *, last: bool) -> None:
+        with _evaluating(self.model):
+            rows = list(measure_of(section)(self.model, self.data, self.roles))
+        self.curves.add(step, rows)
+        for name, table in (row[CASES] for row in rows if CASES in row):
+            self.cases.setdefault(name, []).append((table if last else table.head(CASES_KEPT)).assign(**self.names, step=step))
+        self.parts[section].append(tabulate(_kept(rows, self.kept), **self.names, step=step))
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The table of each section that has rows, and the events on their curves."""
+        result = {section: pd.concat(parts, ignore_index=True) for section, parts in self.parts.items() if parts}
+        if len(self.steps) > 1:
+            result[EMERGENCE] = tabulate(_kept(events(self.curves), self.kept), **self.names)
+        return {name: table for name, table in result.items() if len(table)}
+
+    def case_tables(self) -> dict[str, pd.DataFrame]:
+        """The tables of single cases."""
+        return {name: pd.concat(parts) for name, parts in self.cases.items()}
 
 
 def _roles(model: HookedTransformer, data: AnalysisData) -> tuple[Roles, list[Row]]:

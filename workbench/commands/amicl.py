@@ -13,7 +13,7 @@ from workbench.errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench.report.sections import Section
+    from workbench.report.blocks import Section
 
 PAGE = "amicl.html"
 
@@ -82,7 +82,7 @@ def _sections(measured: dict[str, pd.DataFrame], out: Path, facts: dict[str, Any
     from workbench.amicl.config import PAPER
     from workbench.amicl.published import PUBLISHED, SIZE_SETTING
     from workbench.figures.amicl import accuracy_by_size, accuracy_by_strength, attention_matrices
-    from workbench.report.sections import Block, Section
+    from workbench.report.blocks import Block, Section
 
     about = (
         f"A sequence of n = {PAPER.n_tokens} tokens alternates objects and labels, random vectors of D = {PAPER.d} numbers drawn anew for"

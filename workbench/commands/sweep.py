@@ -57,8 +57,8 @@ def sweep(
     page = None
     if fields and (table["status"] == "finished").any():
         from workbench.figures.formation_map import formation_map
+        from workbench.report.blocks import Block, Section
         from workbench.report.build import write_page
-        from workbench.report.sections import Block, Section
 
         section = Section("formation-map", "Formation map", [Block("figure", figure=formation_map(table, fields))])
         page = write_page(f"Sweep: {out.name}", [section], out / PAGE)

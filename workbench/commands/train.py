@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +15,7 @@ from workbench.config import RunConfig, read_config
 from workbench.errors import UsageError, unknown_name
 from workbench.preset import preset as named_preset
 from workbench.runs import Run
-from workbench.training.ensemble import Member
+from workbench.training.ensemble import Member, seeds_of
 from workbench.variant import variant_fields
 
 Fields = dict[str, str] | None
@@ -162,12 +161,7 @@ def _seeds(seed: int | None, seeds: str | None) -> list[int | None]:
         return [seed]
     if seed is not None:
         raise UsageError("give --seed or --seeds, not both")
-    if match := re.fullmatch(r"(\d+):(\d+)", seeds):
-        several = list(range(int(match[1]), int(match[2])))
-    elif re.fullmatch(r"\d+(,\d+)*", seeds):
-        several = [int(part) for part in seeds.split(",")]
-    else:
-        several = []
+    several = seeds_of(seeds)
     if not several:
         raise UsageError(f"--seeds expects a range such as 0:8 or a list such as 1,5,9, got {seeds!r}")
     return list(several)

@@ -14,7 +14,8 @@ from markupsafe import Markup
 from workbench.errors import UsageError, WorkbenchError
 from workbench.figures import theme
 from workbench.figures.attention import circuitsvis_script
-from workbench.report.sections import SECTIONS, Block, ReportRun, Section, entries
+from workbench.report.blocks import Block, ReportRun, Section, entries
+from workbench.report.sections import SECTIONS
 
 FIGURE_CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from workbench.analysis.comparison import Comparison
 from workbench.figures.compare import comparison_curves, paired_differences
 from workbench.figures.tables import where
+from workbench.report.blocks import Block, Section
 from workbench.report.build import write_page
-from workbench.report.sections import Block, Section
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:

@@ -7,16 +7,13 @@ then has no such section.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import cast
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.config import RunConfig
 from workbench.errors import UsageError
 from workbench.figures import formation as curves
 from workbench.figures.attention import DECIMALS, attention_heads_html, attention_patterns, visible_token
@@ -28,7 +25,7 @@ from workbench.figures.hijack_curves import PANELS, hijack_curves
 from workbench.figures.hijack_parts import margin_parts
 from workbench.figures.length import accuracy_by_position
 from workbench.figures.tables import REPEATS, distinct, score_tasks, where
-from workbench.figures.theme import variant_colour
+from workbench.report.blocks import Block, Entry, Section
 
 MAX_POSITIONS = 96
 """Positions of the sample sequence that are drawn: the early part of a causal pattern is complete in itself."""
@@ -45,75 +42,6 @@ MAX_HIJACK_RUNS = 4
 PATTERN_BUDGET = 900_000
 """Characters of attention patterns in a report: with the libraries (6.1 MB) and the figures, the page of eight runs of
 the demo's size stays under 8 MB. A run of the largest size fits; later runs are named where they do not."""
-
-
-class ReportRun(Protocol):
-    """What the report needs of a run (`workbench.runs.Run` has it)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def path(self) -> Path: ...
-    @property
-    def config(self) -> RunConfig: ...
-    @property
-    def provenance(self) -> dict[str, Any]: ...
-    def metrics(self) -> pd.DataFrame: ...
-    def table(self, name: str) -> pd.DataFrame | None: ...
-    def summary(self) -> dict[str, Any] | None: ...
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A run and the label that tells it from the others in this report."""
-
-    label: str
-    run: ReportRun
-    summary: Mapping[str, Any]
-
-    @property
-    def variant(self) -> str:
-        return self.run.config.model.variant
-
-    @property
-    def colour(self) -> str:
-        return variant_colour(self.variant)
-
-    def table(self, name: str) -> pd.DataFrame | None:
-        """A table of the run, its rows named by the label; None where there is none."""
-        table = self.run.table(name)
-        return None if table is None or table.empty else table.assign(run=self.label)
-
-
-@dataclass(frozen=True)
-class Block:
-    """One piece of a section; `kind` says how the template shows it and which of the other fields it holds."""
-
-    kind: str
-    text: str = ""
-    figure: go.Figure | None = None
-    html: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, its anchor in the page, and what stands under it."""
-
-    id: str
-    title: str
-    blocks: list[Block]
-
-
-def entries(runs: Sequence[ReportRun]) -> list[Entry]:
-    """The runs under labels that differ: the name, with the variant or a number where names are equal."""
-    names = [run.name for run in runs]
-    labels: list[str] = []
-    for run in runs:
-        label = run.name if names.count(run.name) == 1 else f"{run.config.model.variant}/{run.name}"
-        again = sum(other == label or other.startswith(f"{label} (") for other in labels)
-        labels.append(f"{label} ({again + 1})" if again else label)
-    return [Entry(label, run, run.summary() or {}) for label, run in zip(labels, runs, strict=True)]
 
 
 def summary_section(runs: Sequence[Entry]) -> Section:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +29,18 @@ class Member:
     @property
     def finished(self) -> bool:
         """Whether its run is there and has reached its last step."""
-        train = self.config.train
-        return train is not None and Run.is_run(self.path) and Run.load(self.path).steps[-1:] == [train.steps]
+        return Run.is_run(self.path) and Run.load(self.path).finished
+
+
+def seeds_of(text: str) -> list[int]:
+    """The seeds that a text such as 0:8 (0 to 7) or 1,5,9 names; none for any other text.
+
+    >>> seeds_of("0:3"), seeds_of("1,5"), seeds_of("a")
+    ([0, 1, 2], [1, 5], [])
+    """
+    if match := re.fullmatch(r"(\d+):(\d+)", text):
+        return list(range(int(match[1]), int(match[2])))
+    return [int(part) for part in text.split(",")] if re.fullmatch(r"\d+(,\d+)*", text) else []
 
 
 def train_members(
