@@ -33,6 +33,12 @@ class Visit:
     requests: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
 
+    def open(self, path: Path) -> Page:
+        """Open a page that the report's template made, and have all its figures drawn, also those far down."""
+        self.page.goto(path.as_uri())
+        self.page.evaluate("() => Page.drawAll()")
+        return self.page
+
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:

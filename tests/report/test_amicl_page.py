@@ -9,7 +9,6 @@ import pytest
 from tests.browser import Visit
 from workbench.cli import main
 
-DRAWN = "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
 OVERLAPS = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => {
     const boxes = [...plot.querySelectorAll('.infolayer .annotation')].map(title => title.getBoundingClientRect());
     return boxes.some((one, i) => boxes.some((other, j) => i < j && one.left < other.right && other.left < one.right
@@ -29,8 +28,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_three_figures_without_an_error_or_a_request(visit: Visit, page: Path, width: int, scheme: str) -> None:
     visit.page.set_viewport_size({"width": width, "height": 900})
     visit.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    visit.page.goto(page.as_uri())
-    visit.page.wait_for_function(DRAWN)
+    visit.open(page)
     assert visit.problems == [] and visit.requests == [page.as_uri()]
     assert visit.page.locator(".js-plotly-plot").count() == 3 and visit.page.locator("figcaption").count() == 3
     assert visit.page.evaluate("document.documentElement.scrollWidth") == width

@@ -18,10 +18,7 @@ def test_the_page(visit: Visit, tmp_path: Path) -> None:
     page = write_comparison(compare(tmp_path), tmp_path / "compare.html")
     for width in (800, 1100):
         visit.page.set_viewport_size({"width": width, "height": 900})
-        visit.page.goto(page.as_uri())
-        visit.page.wait_for_function(
-            "() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
-        )
+        visit.open(page)
         assert visit.page.evaluate("document.documentElement.scrollWidth") == width
     assert visit.page.locator(".js-plotly-plot").count() == 3 and visit.problems == []
     assert visit.page.locator("#summary table td").all_text_contents()[:2] == ["none", "3"]

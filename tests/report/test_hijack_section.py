@@ -93,8 +93,7 @@ BOXES = """() => {
 def test_the_map_follows_its_slider_and_nothing_lies_upon_anything(visit: Visit, tmp_path: Path) -> None:
     visit.page.set_viewport_size({"width": 1100, "height": 900})
     runs = [hijacked_run("value")]
-    visit.page.goto(write_report(runs, tmp_path / "report.html").as_uri())
-    visit.page.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))")
+    visit.open(write_report(runs, tmp_path / "report.html"))
     rail = visit.page.locator("#hijack .slider-rail-touch-rect").first
     rail.scroll_into_view_if_needed()
     slider = sections.hijack_map(runs[0].tables["hijack_prompts"], runs[0].tables["hijack"]).layout.sliders[0]

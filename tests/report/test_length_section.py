@@ -32,7 +32,7 @@ def drawn(*runs: FakeRun) -> list[str]:
 
 def test_it_stands_between_attention_and_provenance() -> None:
     ids = re.findall(r'<section id="([\w-]+)">', render_report([run_of("a")]))
-    assert ids[ids.index("attention") :] == ["attention", "length", "provenance"]
+    assert ids[ids.index("attention") :] == ["attention", "length", "tables", "provenance"]
 
 
 def test_runs_of_one_variant_are_averaged() -> None:

@@ -42,9 +42,8 @@ INK = """() => [...document.querySelectorAll('.circuitsvis')].map(block => [...b
 
 
 def opened(visit: Visit, runs: list[FakeRun], folder: Path) -> Visit:
-    visit.page.goto(write_report(runs, folder / "report.html").as_uri())
+    visit.open(write_report(runs, folder / "report.html"))
     visit.page.wait_for_function("() => [...document.querySelectorAll('.circuitsvis')].every(block => block.querySelector('canvas'))")
-    visit.page.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))")
     return visit
 
 

@@ -26,6 +26,7 @@ from workbench.figures.hijack_parts import margin_parts
 from workbench.figures.length import accuracy_by_position
 from workbench.figures.tables import REPEATS, distinct, score_tasks, where
 from workbench.report.blocks import Block, Entry, Section
+from workbench.report.tables import tables_section
 
 MAX_POSITIONS = 96
 """Positions of the sample sequence that are drawn: the early part of a causal pattern is complete in itself."""
@@ -274,6 +275,7 @@ SECTIONS: list[Callable[[Sequence[Entry]], Section | None]] = [
     hijack_section,
     attention_section,
     length_section,
+    tables_section,
     provenance_section,
 ]
 """The sections of a report, in the order of the page."""
