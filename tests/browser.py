@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 
@@ -46,8 +46,13 @@ def visit(browser: Browser) -> Iterator[Visit]:
     context = browser.new_context(offline=True, viewport={"width": 1280, "height": 900})
     visit = Visit(context.new_page())
     visit.page.on("pageerror", lambda error: visit.problems.append(str(error)))
-    visit.page.on("console", lambda message: visit.problems.append(message.text) if message.type in ("error", "warning") else None)
+    visit.page.on("console", lambda message: visit.problems.append(message.text) if message.type in ("error", "warning", "trace") else None)
     visit.page.on("request", lambda request: visit.requests.append(request.url))
-    visit.page.on("dialog", lambda dialog: (visit.dialogs.append(dialog.message), dialog.dismiss()))
+
+    def dismiss(dialog: Dialog) -> None:
+        visit.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    visit.page.on("dialog", dismiss)
     yield visit
     context.close()

@@ -76,7 +76,7 @@ READ_MAP = """() => {
     return {
         heights: graph._fullData.slice(0, 2).map(trace => trace.y.map(height => height ?? null)),
         margins: graph._fullData.slice(0, 2).map(trace => [...trace.marker.color]),
-        names: graph._fullData.map(trace => trace.name),
+        names: graph._fullData.filter(trace => trace.x.length > 1).map(trace => trace.name),
         active: graph._fullLayout.sliders[0].active,
     };
 }"""

@@ -77,10 +77,12 @@ def hijack_map(prompts: pd.DataFrame, table: pd.DataFrame | None = None) -> go.F
     for number, (winner, symbol) in enumerate(WINNERS.items()):
         marker = {"symbol": symbol, "size": 8, "color": last.colours, "coloraxis": "coloraxis", "line": {"width": 0.9, "color": theme.GREY}}
         look: dict[str, Any] = {"mode": "markers", "marker": marker, "customdata": facts, "hovertemplate": hover}
-        figure.add_scatter(x=_rounded(x), y=last.heights[number], name=winner, **look)
+        figure.add_scatter(x=_rounded(x), y=last.heights[number], name=winner, showlegend=False, **look)
     for number, part in enumerate(parts, start=len(WINNERS)):
         line = {"color": theme.INK, "width": 1.8, "dash": BOUNDARIES[part][1]}
         figure.add_scatter(x=list(span), y=last.heights[number], name=last.names[number], mode="lines", line=line, hoverinfo="skip")
+    for winner, symbol in WINNERS.items():  # in the legend, where a symbol that is coloured by its margin has no colour
+        figure.add_scatter(x=[None], y=[None], name=winner, mode="markers", marker={"symbol": symbol, "color": theme.GREY})
     if len(steps) > 1:
         traces = list(range(len(WINNERS) + len(parts)))
         slider = [{"method": "restyle", "label": str(step), "args": [frames[step].changes(), traces]} for step in steps]
