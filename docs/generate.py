@@ -33,7 +33,8 @@ Every number in a table is the value of one of these functions: tensors in, a va
 out. A row is named by the metric, and by the run, variant, task, seed, step, layer and head that it is of; what `part`, `condition`
 and `baseline` say of a metric stands in its docstring, as does a worked example. `workbench metrics` prints the same list,
 `workbench metrics --json` gives it to scripts, and `workbench analyze RUN --only NAME,...` measures some, by their names or by
-section. In formulas A is an attention pattern, z the tokens, p the model's prediction, t and s positions; t is *answered* where the
+section; those of `amicl` come from `workbench amicl`.
+In formulas A is an attention pattern, z the tokens, p the model's prediction, t and s positions; t is *answered* where the
 context has already shown the next token, *unanswerable* where only what was learnt in training can tell it.
 """
 

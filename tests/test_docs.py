@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,13 @@ GENERATED = "python docs/generate.py makes it anew"
 
 def test_the_page_of_metrics_is_up_to_date():
     assert (ROOT / "docs/metrics.md").read_text() == generate.metrics_page(), GENERATED
+
+
+def test_the_order_of_metrics_is_that_of_the_code(monkeypatch):
+    """METRICS is filled as modules are imported, and who imports which first is chance."""
+    expected, backwards = generate.metrics_page(), dict(reversed(all_metrics().items()))
+    monkeypatch.setattr(generate, "all_metrics", lambda: backwards)
+    assert generate.metrics_page() == expected
 
 
 def test_the_page_of_tasks_is_up_to_date():
@@ -132,10 +140,10 @@ def test_files_that_are_named_are_there(page):
 # Code on the pages
 
 
-def run_page(page: Path, folder: Path) -> dict[str, object]:
+def run_page(page: Path, folder: Path) -> dict[str, Any]:
     """Run a page's blocks of Python in order, in one namespace, which is handed back. A block that begins with the name of a file
     is written to `folder`."""
-    names: dict[str, object] = {"__name__": "__page__"}
+    names: dict[str, Any] = {"__name__": "__page__"}
     text = page.read_text()
     for match in re.finditer(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
         if file := re.match(r"# (\w+\.py)\n", match[1]):
@@ -149,7 +157,7 @@ def run_page(page: Path, folder: Path) -> dict[str, object]:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """An empty folder to work in, from which modules can be imported. Registries and imports are afterwards as they were."""
-    known = (TASKS, TASK_CONFIGS, SECTIONS, METRICS)
+    known: tuple[dict[str, Any], ...] = (TASKS, TASK_CONFIGS, SECTIONS, METRICS)
     before, report, modules = [dict(registry) for registry in known], list(REPORT), set(sys.modules)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -226,7 +234,7 @@ def test_coming_from_hookedtransformer(place):
     classic, refused = tables_of(page)
     for _, ours in classic:
         eval(ours.strip("`"), names)
-    assert len(refused) == 7
+    assert len(refused) == 8
     for call, *_ in refused:
         with pytest.raises(UsageError):
             eval(call.strip("`"), names)
