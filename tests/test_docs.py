@@ -157,7 +157,7 @@ def run_page(page: Path, folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """An empty folder to work in, from which modules can be imported. Registries and imports are afterwards as they were."""
-    known: tuple[dict[str, Any], ...] = (TASKS, TASK_CONFIGS, SECTIONS, METRICS)
+    known: list[dict[str, Any]] = [TASKS, TASK_CONFIGS, SECTIONS, METRICS]
     before, report, modules = [dict(registry) for registry in known], list(REPORT), set(sys.modules)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -265,6 +265,7 @@ UNSAFE = re.compile(
     r"^(eval|exec|compile|__import__|os\.system|os\.popen|yaml\.(load|load_all|full_load|unsafe_load)|pd\.read_(pickle|csv)"
     r"|np\.load|torch\.hub\.load|subprocess\.\w+|torch\.load)$"
 )
+OPTIONS = {"allow_pickle=True", "trust_remote_code=True", "weights_only=False", "shell=True", "use_safetensors=False"}
 ALLOWED = {("provenance.py", "subprocess.run"), ("commands/import_weights.py", "torch.load"), ("sweep.py", "submitit")}
 
 
@@ -276,16 +277,12 @@ def unsafe(source: str) -> set[str]:
             called = ast.unparse(node.func)
             if UNSAFE.match(called):
                 found.add(called)
-            for keyword in node.keywords:
-                if (keyword.arg, ast.unparse(keyword.value)) in {
-                    ("allow_pickle", "True"),
-                    ("trust_remote_code", "True"),
-                    ("weights_only", "False"),
-                    ("shell", "True"),
-                }:
-                    found.add(f"{keyword.arg}={ast.unparse(keyword.value)}")
+            found |= OPTIONS & {f"{keyword.arg}={ast.unparse(keyword.value)}" for keyword in node.keywords}
             if called == "torch.load" and not any(keyword.arg == "weights_only" for keyword in node.keywords):
                 found.add("torch.load without weights_only")
+        elif isinstance(node, ast.Dict):  # options that are handed on with **
+            items = zip(node.keys, node.values, strict=True)
+            found |= OPTIONS & {f"{key.value}={ast.unparse(value)}" for key, value in items if isinstance(key, ast.Constant)}
         elif isinstance(node, ast.Import | ast.ImportFrom):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             found |= {name for name in modules if name.split(".")[0] in LOADERS | {"submitit"}}
@@ -306,6 +303,7 @@ def test_nothing_that_is_read_can_run_code():
         ("torch.load(path)", "torch.load without weights_only"),
         ("torch.load(path, weights_only=False)", "weights_only=False"),
         ("AutoModel.from_pretrained(name, trust_remote_code=True)", "trust_remote_code=True"),
+        ("local = {'trust_remote_code': True}", "trust_remote_code=True"),
         ("yaml.load(text)", "yaml.load"),
         ("eval(text)", "eval"),
         ("np.load(path, allow_pickle=True)", "allow_pickle=True"),
