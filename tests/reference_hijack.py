@@ -1,4 +1,4 @@
-"""The associative-memory transformer's logits once more, position by position in plain Python: papers.md section 5."""
+"""The associative-memory transformer's logits once more, position by position in plain Python (Wang & Sato 2024)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forward pass once more, as slow loops in float64 over a state dict: papers.md's formulas, one position, head and
+"""The forward pass once more, as slow loops in float64 over a state dict: the papers' formulas, one position, head and
 layer at a time. It shares no code with the package, and gives every activation under its classic name."""
 
 import math

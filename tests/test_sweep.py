@@ -223,7 +223,10 @@ def test_jobs_of_their_own(tmp_path):
     assert list(table["status"]) == ["failed", "finished"]
     (said,) = failures(table)
     assert said.startswith("none/train.lr=1e+30/seed_0: DivergedError: training diverged") and "\n" not in said
-    assert (tmp_path / "o/.submitit").stat().st_mode & 0o777 == 0o700
+    private = tmp_path / "o/.submitit"
+    assert private.stat().st_mode & 0o777 == 0o700
+    # Nothing that lay there before is where submitit looks: each call has a folder of its own.
+    assert all(entry.is_dir() and entry.stat().st_mode & 0o777 == 0o700 for entry in private.iterdir())
     assert [run.path for run in Run.find(tmp_path / "o")] == [
         tmp_path / "o/none/train.lr=0.01/seed_0",
         tmp_path / "o/none/train.lr=1e+30/seed_0",

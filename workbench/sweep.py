@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -174,12 +175,13 @@ def table_of(members: Sequence[Member], out: Path, errors: Mapping[str, str] = {
 
 
 def _executor(sweep: Sweep, out: Path, where: str, at_once: int) -> Any:
-    """submitit's executor, with a folder that nobody else reads."""
+    """submitit's executor, with a new folder in one that nobody else enters: a result that lay there before is never opened."""
     import submitit
 
-    folder = out / JOBS
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    private = out / JOBS
+    private.mkdir(parents=True, exist_ok=True)
+    private.chmod(0o700)
+    folder = tempfile.mkdtemp(dir=private)
     parameters = {"timeout_min": MINUTES, **sweep.cluster}
     if where == "slurm":
         parameters.setdefault("slurm_array_parallelism", at_once)

@@ -1,5 +1,5 @@
 """Activation probes of an induction circuit (rows of the section `probes`): where the largest attention falls on sequences
-(Bietti et al. 2023, section 4; papers.md section 4).
+(Bietti et al. 2023, 2306.00802, section 4).
 
 A largest attention that is not the only one is right only where all that share it are: a perfect induction head that splits its
 attention over two occurrences counts, a head that attends evenly does not.

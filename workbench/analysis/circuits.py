@@ -1,4 +1,4 @@
-"""The section `circuits`: what the weights would do, read without running the model (Elhage et al. 2021; papers.md section 7).
+"""The section `circuits`: what the weights would do, read without running the model (Elhage et al. 2021).
 
 What a head does with tokens (copying, matching), how strongly an earlier head's output enters a later head through the
 residual stream (composition), and what a value stream adds to a head's output-value circuit, which is no composition through

@@ -1,7 +1,7 @@
 """What a model does at the end of prompts in which context and bigrams disagree: who wins, where it attends, and who says so.
 
 The margin logit(c) - logit(g), c from the context and g from the bigrams, is split twice, because an MLP also reads what attention
-brought (papers.md section 5):
+brought:
 
     directly   what each component writes along the direction of the margin, the final norm's scale held: a sum over components
     causally   the margin that is left when every head's z is replaced by its mean over a corpus at that position (global: all

@@ -1,5 +1,5 @@
 """How well the theory of knowledge hijack describes a model: its strengths t1, t2, t3, fitted to the margins of some prompts and
-judged on others (papers.md section 5).
+judged on others (Wang & Sato 2024, 2412.11459).
 
 With b0 infinite, a prompt enters by five counts only: its length, how often the trigger occurred before (k), how often c and g
 followed it, and how often they stand anywhere. For a given t1 the margin is linear in t2 and t3, so one number is searched for.

@@ -1,5 +1,5 @@
 """The section `hijack`: on prompts whose context disagrees with the bigrams of training, who wins, who says so, and how well the
-theory knows it (Wang & Sato, arXiv 2412.11459; papers.md section 5).
+theory knows it (Wang & Sato, arXiv 2412.11459).
 
 A model's margin is logit(c) - logit(g) at the end of a prompt, c from the context and g from the bigrams. hijack_answers.py runs the
 prompts and splits the margins, hijack_theory.py fits and judges the closed form of hijack.py.
@@ -74,7 +74,7 @@ def hijack_contribution(contribution: Float[Tensor, " prompt"]) -> PerSequence:
     "model",
     formula="global: mean margin with every head's z replaced by its mean over the own task at that position; in context: the rest",
     range="any, logits",
-    source=f"{WANG_SATO}, as an intervention (papers.md section 5)",
+    source=f"{WANG_SATO}, as an intervention",
 )
 def hijack_causal_part(margins: Float[Tensor, " prompt"], global_margins: Float[Tensor, " prompt"]) -> dict[str, PerSequence]:
     """What the margin owes to this context (`part` in context) and what is there without it (global). They sum to hijack_margin. Unlike

@@ -23,7 +23,7 @@ DISTANCES = (2, 8)
 
 
 def designed_prompts(task: TriggerBigram, rng: np.random.Generator) -> Prompts | None:
-    """The grid of papers.md section 5 over the triggers that `asked` gives, as far as the task's sequences are long enough. None where
+    """A grid of prompts over the triggers that `asked` gives, as far as the task's sequences are long enough. None where
     nothing fits."""
     bigram, length = task.language.bigram, task.config.seq_len
     fitting = [design for design in _grid(task, asked(task)) if design.shortest(beat_of(bigram, design.trigger)[0]) <= length]

@@ -1,5 +1,5 @@
 """The section `probes`: do the weights hold the associations of an induction head, and does attention go where they say
-(attention_probes.py)? Bietti et al. 2023, section 4; papers.md section 4.
+(attention_probes.py)? Bietti et al. 2023 (2306.00802), section 4.
 
 Memory-recall probes read weights only: each asks, for every token or position, whether what a matrix scores highest is what
 the circuit needs; the tokens or positions are the units of the mean and of its interval. A largest score that is not the only

@@ -1,4 +1,4 @@
-"""The section `stream`: what the wire carries, and what it carries for the behaviour (papers.md section 1).
+"""The section `stream`: what the wire carries, and what it carries for the behaviour.
 
 Three questions, none of which tools of the residual stream can answer:
 

@@ -1,7 +1,7 @@
 """The one attention path: training and analysis, every stream and every source run through this code.
 
 A residual attention stream (Burns et al., arXiv 2412.15113, section 3) adds one wire: a head also receives the
-query, key or value that the same head of an earlier layer computed. papers.md section 1 has the formulas.
+query, key or value that the same head of an earlier layer computed (Burns et al. 2024, 2412.15113).
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class LensInterface(nn.Module):
         return FactoredMatrix(self.W_V, self.W_O)
 
     def streamed_OV(self, layer: int) -> dict[int, FactoredMatrix]:
-        """The second OV circuits of `layer` through a value stream (papers.md section 1): source layer -> b W_V[source]
+        """The second OV circuits of `layer` through a value stream: source layer -> b W_V[source]
         W_O[layer], [head, d_model, d_model], each reading the residual stream *before the source layer*. b is what the
         mixing scalars on the way multiply to (1 for plain addition); with permuted heads, W_V is the head's that arrives.
 

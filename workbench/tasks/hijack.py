@@ -1,5 +1,4 @@
-"""Prompts in which the context says one thing and the bigrams of training another (Wang & Sato, arXiv 2412.11459; papers.md
-section 5).
+"""Prompts in which the context says one thing and the bigrams of training another (Wang & Sato, arXiv 2412.11459).
 
 A prompt ends with a trigger q. Earlier in it q was followed n_context times by c, the context's token, and n_prior times by g, which
 the bigrams prefer; everything between is a walk through the bigram language that never meets q. The last pair ends `distance`
