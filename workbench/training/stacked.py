@@ -353,7 +353,7 @@ class _Part:
 
 def _of_all(kind: str, values: Sequence[Any]) -> Any:
     """An entry of an optimiser's state for members together."""
-    return values[0] if values[0] is None else values[0].clone() if kind == COUNT else torch.stack(list(values))
+    return values[0] if kind == COUNT or values[0] is None else torch.stack(list(values))
 
 
 def _of_one(kind: str, value: Any, place: int) -> Any:
