@@ -379,7 +379,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(small_config(**FIVE).to_yaml())
     with pytest.raises(SystemExit, match="0"):
-        main("train --config tiny.yaml --seeds 0:2 --lr 1e-3,1e-2 --engine stacked --device cpu --out r --json".split())
+        main(["train", "--config", "tiny.yaml", "--seeds", "0:2", "--lr", "1e-3,1e-2", "--engine", "stacked", "--out", "r", "--json"])
     captured = capsys.readouterr()
     runs = json.loads(captured.out)["runs"]
     assert len(runs) == 4 and all(Run.load(run).finished for run in runs)
