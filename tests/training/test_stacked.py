@@ -55,7 +55,7 @@ def assert_alike(run: Run, expected: Run, *, weights: bool = True, atol: float =
     states = [each.checkpoint().trainer() for each in (run, expected)]
     assert states[0][0].keys() == states[1][0].keys()
     for name, value in states[0][0].items():
-        torch.testing.assert_close(value, states[1][0][name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(value, states[1][0][name], rtol=1e-3, atol=10 * atol)
     assert states[0][1]["loss_count"] == states[1][1]["loss_count"]
     rows, others = run.metrics(), expected.metrics()
     assert list(rows) == list(others) and rows["step"].tolist() == others["step"].tolist()
@@ -236,14 +236,14 @@ def test_the_second_ctrl_c_ends_it_at_once(tmp_path, monkeypatch):
             pass
 
 
-@pytest.mark.parametrize("lr", [1e30, 1e10])
-def test_one_that_diverges_stops_no_other(tmp_path, capsys, lr):
-    """At the loss, or where the weights are saved."""
-    several = members(tmp_path / "together", 3, 5, 7, checkpoint_every=1, **{**SGD, "grad_clip": 5.0})
+@pytest.mark.parametrize(("lr", "scale", "what"), [(1e30, -1.0, "the loss is nan"), (3e38, 3.0, "the weight embed.W_E is")])
+def test_one_that_diverges_stops_no_other(tmp_path, capsys, lr, scale, what):
+    """Found at the loss, or where the weights are saved."""
+    several = members(tmp_path / "together", 3, 5, 7, model={"initializer_range": scale}, checkpoint_every=1, **{**SGD, "lr": 0.01})
     diverging = several[1].config.override(train={"lr": lr})
     several[1] = replace(several[1], config=diverging)
     assert programs(several, "cpu") == [several]
-    with pytest.raises(DivergedError) as expected:
+    with pytest.raises(DivergedError, match=what) as expected:
         alone(several[1], tmp_path)
     trained: list[Member] = []
     with pytest.raises(WorkbenchError) as failed:
@@ -252,7 +252,8 @@ def test_one_that_diverges_stops_no_other(tmp_path, capsys, lr):
     assert f"value, seed 5: failed: {expected.value}" in capsys.readouterr().err
     assert Run.load(several[1].path).steps == Run.load(tmp_path / "seed_5").steps and trained == [several[0], several[2]]
     for member in trained:
-        assert_alike(Run.load(member.path), alone(member, tmp_path))
+        # Large weights magnify rounding.
+        assert_alike(Run.load(member.path), alone(member, tmp_path), atol=1e-6 if scale < 0 else 1e-4)
 
 
 def test_one_in_use_stops_no_other(tmp_path):

@@ -2,7 +2,8 @@
 
 Every member is an ordinary run with a trainer of its own, which evaluates, logs and saves it; only the update (and the evaluation
 of several) is made for all together, on parameters stacked along a first axis. So a member can be resumed alone, and a run that
-was begun alone can go on in a stack. It equals the same run trained alone up to the rounding of matrix products.
+was begun alone can go on in a stack. It equals the same run trained alone up to the rounding of matrix products; of the seconds that
+an update of all takes, each run logs its share.
 """
 
 from __future__ import annotations
@@ -189,7 +190,6 @@ class _Program:
         """One update of all, and what is due after it for each."""
         started = time.perf_counter()
         losses = stack.update()
-        # Of the time that all took, each run is told its share.
         seconds = (time.perf_counter() - started) / len(seats)
         for seat, loss in zip(seats, losses, strict=True):
             with self._leaving_on_error(seat):
