@@ -2,6 +2,7 @@
 
 | axis       | what it counts                                                                |
 |------------|-------------------------------------------------------------------------------|
+| `member`   | models of an ensemble, stacked                                                |
 | `batch`    | sequences                                                                     |
 | `pos`      | positions in a sequence                                                       |
 | `dst`      | positions as the query of attention (where information goes to)               |

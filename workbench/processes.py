@@ -29,6 +29,8 @@ REPORTED_EVERY = 0.2
 """seconds between two words from a process"""
 LOGGED_EVERY = 20.0
 """seconds between two lines of a display that is no terminal"""
+NAMED = 16
+"""pieces of work that a line of the display names"""
 
 Status = Literal["waiting", "running", "done", "failed", "stopped"]
 
@@ -278,4 +280,5 @@ class Display:
 
     def _state(self) -> str:
         running = [job for job in self.jobs if job.status == "running"]
-        return "; ".join(f"{job.name}: {self.unit} {job.done} of {job.total}{f', {job.text}' * bool(job.text)}" for job in running)
+        named = "; ".join(f"{job.name}: {self.unit} {job.done} of {job.total}{f', {job.text}' * bool(job.text)}" for job in running[:NAMED])
+        return named + f"; and {len(running) - NAMED} more" * (len(running) > NAMED)

@@ -15,7 +15,7 @@ from workbench.config import RunConfig, read_config
 from workbench.errors import UsageError, unknown_name
 from workbench.preset import preset as named_preset
 from workbench.runs import Run
-from workbench.training.ensemble import Member, seeds_of
+from workbench.training.ensemble import Engine, Member, seeds_of
 from workbench.variant import variant_fields
 
 Fields = dict[str, str] | None
@@ -38,7 +38,10 @@ def train(
     device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto",
     dtype: Annotated[Literal["auto", "fp32", "bf16"] | None, Parameter(help="arithmetic; auto: bf16 where the hardware has it")] = None,
     resume: Annotated[bool, Parameter(help="go on from the last checkpoint of a run that is there")] = False,
-    jobs: Annotated[int | None, Parameter(help="runs trained at once, which share the cores; default: the cores (on a GPU 1)")] = None,
+    jobs: Annotated[int | None, Parameter(help="runs trained at once, as processes that share the cores; default: the cores")] = None,
+    engine: Annotated[
+        Engine, Parameter(help="several runs as processes, or those of one shape stacked into one program; auto: stacked on a GPU")
+    ] = "auto",
     json_output: Annotated[bool, Parameter(name="--json", help="print the runs' folders as JSON")] = False,
     task: Annotated[Fields, Parameter(help="any field of the task: --task.n-triggers 8")] = None,
     model: Annotated[Fields, Parameter(help="any field of the model: --model.d-model 128")] = None,
@@ -69,7 +72,7 @@ def train(
         last = run.metrics().iloc[-1]
         print(f"{run.path}: step {int(last['step'])}, in-context accuracy {last['in_context_accuracy']:.3f}, loss {last['loss']:.3f} nats")
 
-    train_members(members, device=device, jobs=jobs, resume=resume, trained=(lambda _: None) if json_output else told)
+    train_members(members, device=device, jobs=jobs, engine=engine, resume=resume, trained=(lambda _: None) if json_output else told)
     if json_output:
         print(json.dumps({"runs": [str(member.path) for member in members]}))
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from workbench.config import RunConfig
-from workbench.errors import WorkbenchError
+from workbench.errors import UsageError, WorkbenchError
 from workbench.processes import Job, Watch, run_jobs, shares, warm_up
 from workbench.runs import Run
 
@@ -43,46 +44,63 @@ def seeds_of(text: str) -> list[int]:
     return [int(part) for part in text.split(",")] if re.fullmatch(r"\d+(,\d+)*", text) else []
 
 
+Engine = Literal["auto", "processes", "stacked"]
+
+
 def train_members(
     members: Sequence[Member],
     *,
     device: str = "auto",
     jobs: int | None = None,
+    engine: Engine = "auto",
     resume: bool = False,
     progress: bool = True,
     trained: Callable[[Member], None] = lambda member: None,
 ) -> None:
-    """Train all members, on a CPU several at a time. `trained` is called after each.
+    """Train all members, several at a time. `trained` is called after each.
 
-    Each is bit for bit the run that it is when trained alone with as many threads. `jobs`: processes at once, which share the cores;
-    by default as many as there are cores, on a GPU one; 1 trains one after another in this process. A member that fails stops no
-    other. With `resume`, finished members are left as they are and others go on. (A script that calls this needs the usual
-    `if __name__ == "__main__":`, as processes may import it.)
+    Engine `processes`: each is bit for bit the run that it is when trained alone with as many threads. `jobs`: processes at once, which
+    share the cores; by default as many as there are cores, on a GPU one; 1 trains one after another in this process. Engine `stacked`:
+    members that differ only in seeds and learning rate are one batched program, each up to rounding the run that it is alone. `auto`:
+    stacked on a GPU, unless `jobs` says how many processes. A member that fails stops no other. With `resume`, finished members are
+    left as they are and others go on. (A script that calls this needs the usual `if __name__ == "__main__":`, as processes may
+    import it.)
 
     Raises:
-        UsageError, ConfigError: a member's folder is taken, before anything is trained.
+        UsageError, ConfigError: a member's folder is taken, before anything is trained; or `jobs` given for the engine stacked.
         WorkbenchError: members failed; the others are trained. A single member's own error comes as it is.
         KeyboardInterrupt: Ctrl-C stopped them, each with a checkpoint.
     """
     for member in members:
         Run.expected(member.path, member.config, resume=resume)
+    if engine == "stacked" and jobs is not None:
+        raise UsageError(f"--jobs {jobs} is a number of processes, but --engine stacked trains in one; give one of the two")
     at_once, threads = shares(jobs, len(members))
-    if at_once > 1:
+    if engine != "stacked" and at_once > 1:
         warm_up()
+    if len(members) > 1:
         from workbench.training.hardware import resolve_device
 
         device = resolve_device(device)
-    # One program that trains members of one shape as a batch would be chosen here.
-    if at_once == 1 or (device != "cpu" and jobs is None):
+    on_gpu = jobs is None and not device.startswith("cpu")
+    if len(members) > 1 and (engine == "stacked" or (engine == "auto" and on_gpu)):
+        from workbench.training.stacked import run_stacked
+
+        run: _Engine = partial(run_stacked, members, device=device, resume=resume)
+        failed = _together(members, device, resume, progress, trained, run)
+    elif at_once == 1 or on_gpu:
         failed = _in_turn(members, device, resume, progress, trained)
     else:
-        failed = _side_by_side(members, device, resume, progress, trained, at_once, threads)
+        run = partial(run_jobs, at_once=at_once, threads=threads)
+        failed = _together(members, device, resume, progress, trained, run)
     if failed:
         listed = "; ".join(f"{member.path}: {why}" for member, why in failed[:4]) + ("; ..." if len(failed) > 4 else "")
         raise WorkbenchError(f"{len(failed)} of {len(members)} runs failed: {listed}")
 
 
 Failures = list[tuple[Member, str]]
+_Engine = Callable[..., None]
+"""what is called with the jobs, `progress` and `finished`, and does them"""
 
 
 def _in_turn(members: Sequence[Member], device: str, resume: bool, progress: bool, trained: Callable[[Member], None]) -> Failures:
@@ -101,14 +119,8 @@ def _in_turn(members: Sequence[Member], device: str, resume: bool, progress: boo
     return failed
 
 
-def _side_by_side(
-    members: Sequence[Member],
-    device: str,
-    resume: bool,
-    progress: bool,
-    trained: Callable[[Member], None],
-    at_once: int,
-    threads: int,
+def _together(
+    members: Sequence[Member], device: str, resume: bool, progress: bool, trained: Callable[[Member], None], run: _Engine
 ) -> Failures:
     jobs, of_job = [], {}
     for member in members:
@@ -122,7 +134,7 @@ def _side_by_side(
         if job.status == "done":
             trained(of_job[id(job)])
     try:
-        run_jobs(jobs, at_once, threads, progress=progress, finished=partial(_pass_on, of_job, trained))
+        run(jobs, progress=progress, finished=partial(_pass_on, of_job, trained))
     except KeyboardInterrupt:
         done = sum(job.status == "done" for job in jobs)
         raise KeyboardInterrupt(f"stopped: {done} of {len(jobs)} runs are done; the same command with --resume goes on") from None

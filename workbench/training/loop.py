@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from workbench.config import RunConfig, TrainConfig
 from workbench.errors import ConfigError, DivergedError
-from workbench.evaluation import evaluate, masked_mean, summary_values
+from workbench.evaluation import Evaluation, evaluate, masked_mean, summary_values
 from workbench.model import HookedTransformer
 from workbench.optimizer_state import restore_optimizer
 from workbench.runs import Run
@@ -64,7 +65,7 @@ def train(
     if config.task is None or config.train is None:
         raise ConfigError("run: training needs the sections task and train")
     device = resolve_device(device)
-    run = Run.expected(Path(out), config, resume=resume) or _new_run(config, Path(out), device)
+    run = open_run(config, Path(out), resume=resume, device=device)
     with run.lock():
         trainer = Trainer(run, device)
         trainer.restore()
@@ -72,14 +73,23 @@ def train(
     return run
 
 
-def _new_run(config: RunConfig, out: Path, device: str) -> Run:
-    """A run that has not begun. Its arithmetic is settled here, so that it goes on in the same on another machine."""
+def open_run(config: RunConfig, out: Path, *, resume: bool, device: str) -> Run:
+    """The run at `out` that may go on, or a new one. Its arithmetic is settled here, so that it goes on in the same on another
+    machine. Raises UsageError and ConfigError as `train` does."""
     from workbench.tasks import make_task
 
+    if run := Run.expected(out, config, resume=resume):
+        return run
     assert config.task is not None and config.train is not None
     fingerprint = make_task(config.task).fingerprint()
     config = config.override(train={"dtype": resolve_dtype(config.train.dtype, device)})
     return Run.create(out, config, device=device, threads=torch.get_num_threads(), task_fingerprint=fingerprint)
+
+
+def loss_arguments(config: TrainConfig, batch: Batch) -> dict[str, Tensor]:
+    """What the model is called with for its loss on a batch, by the name of the argument."""
+    mask = batch.answered if config.loss_on == "answered" else batch.asked
+    return {**batch.model_inputs, "targets": batch.targets, **({} if mask is None else {"loss_mask": mask})}
 
 
 class Trainer:
@@ -98,6 +108,9 @@ class Trainer:
             for index, (name, split) in enumerate(run.task.config.evaluations.items(), start=1)
         }
         self.step, self.counters = 0, Counters()
+        self._saves = set(checkpoint_steps(self.config))
+        self.evaluated = ""
+        """the last evaluation, in words"""
 
     def restore(self) -> None:
         """Go back to the run's last checkpoint, or to the beginning where none was reached."""
@@ -113,26 +126,40 @@ class Trainer:
 
     def train(self, progress: bool = True, watch: Callable[[int, str], bool] | None = None) -> None:
         """Make the updates that are left."""
-        evaluated = ""
-        saves = set(checkpoint_steps(self.config))
-        if not self.run.steps:
-            self._evaluate()
-            self._save()
-        self.model.train()
+        self.begin()
         with stop_on_interrupt() as wish, self._random_state(), self._bar(progress) as bar:
             while self.step < self.config.steps:
                 self._update()
                 bar.update()
-                last = self.step == self.config.steps
-                if self.step % self.config.eval_every == 0 or last:
-                    evaluated = self._evaluate()
-                    bar.set_postfix_str(evaluated)
-                if watch is not None and watch(self.step, evaluated):
+                if self.evaluation_due:
+                    self._evaluate()
+                    bar.set_postfix_str(self.evaluated)
+                if watch is not None and watch(self.step, self.evaluated):
                     wish.set()
-                if self.step in saves or wish.is_set():
-                    self._save()
-                if wish.is_set() and not last:
-                    raise Interrupted(f"stopped at step {self.step} of {self.config.steps}")
+                self.save_where_due(wish.is_set())
+
+    def begin(self) -> None:
+        """What comes before the first update: step 0 is evaluated and saved."""
+        if not self.run.steps:
+            self._evaluate()
+            self._save()
+        self.model.train()
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the state after this update is to be logged."""
+        return self.step % self.config.eval_every == 0 or self.step == self.config.steps
+
+    def save_due(self, stopping: bool) -> bool:
+        """Whether the state after this update is to be saved."""
+        return stopping or self.step in self._saves
+
+    def save_where_due(self, stopping: bool) -> None:
+        """Save after an update where the schedule says so, or to stop here. Raises Interrupted where that leaves updates undone."""
+        if self.save_due(stopping):
+            self._save()
+        if stopping and self.step < self.config.steps:
+            raise Interrupted(f"stopped at step {self.step} of {self.config.steps}")
 
     def _update(self) -> None:
         started = time.perf_counter()
@@ -142,25 +169,35 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         with arithmetic(self.config.dtype, self.device):
-            mask = batch.answered if self.config.loss_on == "answered" else batch.asked
-            loss = self.model(**batch.model_inputs, return_type="loss", targets=batch.targets, loss_mask=mask)
+            loss = self.model(**loss_arguments(self.config, batch), return_type="loss")
         value = loss.item()
-        self._require_finite(value, "the loss")
+        self.require_finite(value, "the loss")
         self.optimizer.zero_grad()
         loss.backward()
         if self.config.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
-        self.step += 1
-        self.counters.loss_sum += value
-        self.counters.loss_count += 1
-        self.counters.seconds += time.perf_counter() - started
+        self.count(value, time.perf_counter() - started)
 
-    def _evaluate(self) -> str:
-        """Log the state of training, and give it in short for the progress bar."""
-        values = summary_values(evaluate(self.model, self.held_out), self.held_out)
-        for name, batch in self.evaluations.items():
-            found = evaluate(self.model, batch)
+    def count(self, loss: float, seconds: float) -> None:
+        """One more update has been made."""
+        self.step += 1
+        self.counters.loss_sum += loss
+        self.counters.loss_count += 1
+        self.counters.seconds += seconds
+
+    @property
+    def evaluated_on(self) -> list[Batch]:
+        """The batches of an evaluation."""
+        return [self.held_out, *self.evaluations.values()]
+
+    def _evaluate(self) -> None:
+        self.log([evaluate(self.model, batch) for batch in self.evaluated_on])
+
+    def log(self, evaluations: Sequence[Evaluation]) -> None:
+        """Log the state of training, as the model was found on the batches of `evaluated_on`."""
+        values = summary_values(evaluations[0], self.held_out)
+        for (name, batch), found in zip(self.evaluations.items(), evaluations[1:], strict=True):
             values[f"{name}_accuracy"] = masked_mean(found.correct, batch.predicted)
             values[f"{name}_loss"] = masked_mean(found.losses, batch.predicted)
         train_loss = self.counters.loss_sum / self.counters.loss_count if self.counters.loss_count else None
@@ -168,15 +205,16 @@ class Trainer:
         measured = {"train_loss": train_loss, "lr": learning_rate(self.config, self.step), **values}
         row = {name: _finite(value) for name, value in measured.items()}
         self.run.log({"step": self.step, **row, "seconds": round(self.counters.seconds, 4)})
-        return f"loss {values['loss']:.3f}, in-context accuracy {values['in_context_accuracy']:.3f}"
+        self.evaluated = f"loss {values['loss']:.3f}, in-context accuracy {values['in_context_accuracy']:.3f}"
 
     def _save(self) -> None:
         for name, parameter in self.model.named_parameters():
             if not parameter.isfinite().all():
-                self._require_finite(float("nan"), f"the weight {name}")
+                self.require_finite(float("nan"), f"the weight {name}")
         self.run.save(self.step, self.model, self.optimizer, asdict(self.counters))
 
-    def _require_finite(self, value: float, what: str) -> None:
+    def require_finite(self, value: float, what: str) -> None:
+        """Raises DivergedError, naming the last good checkpoint, where a value is not finite."""
         if not math.isfinite(value):
             kept = f"step {self.run.steps[-1]}" if self.run.steps else "none"
             raise DivergedError(f"training diverged: {what} is {value} at step {self.step}; last good checkpoint: {kept}; try a smaller lr")
