@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,3 +59,8 @@ def visit(browser: Browser) -> Iterator[Visit]:
     visit.page.on("dialog", dismiss)
     yield visit
     context.close()
+
+
+def unpacked(html: str) -> str:
+    """The page with its figures and tables as text, where its script would unpack them; libraries stay packed."""
+    return re.sub(r'<script type="text/plain">(.*?)</script>', lambda packed: zlib.decompress(base64.b64decode(packed[1])).decode(), html)

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from tests.browser import unpacked
 from workbench import RunConfig, TrainConfig, TriggerBigramConfig, train
 from workbench.cli import main
 from workbench.config import ModelConfig
@@ -198,7 +199,7 @@ def test_the_command(tmp_path, here, capsys, monkeypatch):
     status, out, _ = typed(capsys, "sweep.yaml", "--out", "o")
     assert status == 0
     assert out.splitlines() == ["o: 8 finished", "  table: o/sweep.parquet", "  formation map: o/formation_map.html"]
-    page = Path("o/formation_map.html").read_text()
+    page = unpacked(Path("o/formation_map.html").read_text())
     assert "by train.batch_size and task.n_triggers" in page
     status, out, _ = typed(capsys, "sweep.yaml", "--out", "o", "--map", "task.n_triggers", "--json")
     assert status == 0 and len(here) == 8 and [row["status"] for row in json.loads(out)] == ["finished"] * 8

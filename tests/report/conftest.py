@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,8 +61,3 @@ def make_run(
     }
     tables = {"formation": formation, "attention": attention_table(sizes=sizes, **same), "tokens": tokens_table(texts, **same)}
     return FakeRun(name, config, tables, words)
-
-
-def unpacked(html: str) -> str:
-    """The page with its figures and tables as text, where its script would unpack them; libraries stay packed."""
-    return re.sub(r'<script type="text/plain">(.*?)</script>', lambda packed: zlib.decompress(base64.b64decode(packed[1])).decode(), html)

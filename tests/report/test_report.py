@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.browser import unpacked
 from tests.figures.synthetic import Sizes, training_metrics
-from tests.report.conftest import make_run, unpacked
+from tests.report.conftest import make_run
 from workbench.errors import UsageError, WorkbenchError
 from workbench.report import sections
 from workbench.report.blocks import entries

@@ -21,7 +21,8 @@ from workbench.tasks.draw import TrainingBatches
 from workbench.training import ensemble, hardware, stacked
 from workbench.training.ensemble import Member, train_members
 from workbench.training.loop import Trainer, train
-from workbench.training.stacked import Feed, Stack, clip_each, programs
+from workbench.training.stack import Feed, Stack, clip_each
+from workbench.training.stacked import programs
 
 SGD = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.01}
 FIVE = {"steps": 5, "eval_every": 2, "checkpoint_every": None}
