@@ -77,7 +77,7 @@ def _run(model: HookedTransformer, batch: Batch) -> tuple[Evaluation, Scores, Sc
                 baselines.setdefault(key, []).append(PerSequence(sums[:, :, number, 1], other_counts))
 
         logits = model.run_with_hooks(**rows.model_inputs, fwd_hooks=[(lambda name: name.endswith("hook_pattern"), score)])
-        part = Evaluation.of_logits(logits, rows.targets)
+        part = Evaluation.of_logits(logits, rows.targets, rows.values)
         evaluations.append(Evaluation(part.losses.cpu(), part.correct.cpu()))
     cat = {key: PerSequence.cat(parts) for key, parts in scores.items()}
     return Evaluation.cat(evaluations), cat, {key: PerSequence.cat(parts) for key, parts in baselines.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -143,7 +143,7 @@ class Trainer:
             group["lr"] = learning_rate(self.config, self.step)
         with arithmetic(self.config.dtype, self.device):
             mask = batch.answered if self.config.loss_on == "answered" else batch.asked
-            loss = self.model(**batch.model_inputs, return_type="loss", targets=batch.targets, loss_mask=mask)
+            loss = self.model(**batch.model_inputs, return_type="loss", targets=batch.targets, values=batch.values, loss_mask=mask)
         value = loss.item()
         self._require_finite(value, "the loss")
         self.optimizer.zero_grad()
@@ -161,14 +161,15 @@ class Trainer:
         values = summary_values(evaluate(self.model, self.held_out), self.held_out)
         for name, batch in self.evaluations.items():
             found = evaluate(self.model, batch)
-            values[f"{name}_accuracy"] = masked_mean(found.correct, batch.predicted)
+            if batch.values is None:
+                values[f"{name}_accuracy"] = masked_mean(found.correct, batch.predicted)
             values[f"{name}_loss"] = masked_mean(found.losses, batch.predicted)
         train_loss = self.counters.loss_sum / self.counters.loss_count if self.counters.loss_count else None
         self.counters.loss_sum, self.counters.loss_count = 0.0, 0
         measured = {"train_loss": train_loss, "lr": learning_rate(self.config, self.step), **values}
         row = {name: _finite(value) for name, value in measured.items()}
         self.run.log({"step": self.step, **row, "seconds": round(self.counters.seconds, 4)})
-        return f"loss {values['loss']:.3f}, in-context accuracy {values['in_context_accuracy']:.3f}"
+        return in_short(values)
 
     def _save(self) -> None:
         for name, parameter in self.model.named_parameters():
@@ -203,6 +204,16 @@ class Trainer:
             desc=f"{model.variant}, seed {model.seed}",
             unit="step",
         )
+
+
+def in_short(values: Mapping[str, Any]) -> str:
+    """The state of training in a few words, from a row of metrics.jsonl.
+
+    >>> in_short({"loss": 1.23456, "in_context_loss": 0.5})
+    'loss 1.235, in-context loss 0.500'
+    """
+    name = "in_context_accuracy" if "in_context_accuracy" in values else "in_context_loss"
+    return f"loss {values['loss']:.3f}, {name.replace('_', ' ').replace('in context', 'in-context')} {values[name]:.3f}"
 
 
 def _finite(value: float | None) -> float | None:
