@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.config import ClassificationConfig, ModelConfig, RepeatedTokensConfig, RunConfig, TrainConfig, TriggerBigramConfig
+from workbench.config import (
+    AffineRecurrenceConfig,
+    ClassificationConfig,
+    LinearRegressionConfig,
+    ModelConfig,
+    RepeatedTokensConfig,
+    RunConfig,
+    TrainConfig,
+    TriggerBigramConfig,
+)
 from workbench.errors import unknown_name
 
 CLASSIFIER: dict[str, Any] = {
@@ -119,6 +128,18 @@ presets: dict[str, RunConfig] = {
         task=ClassificationConfig(n_classes=128, n_labels=8, max_pairs=8, d_content=47),
         model=ModelConfig(d_model=64, d_vocab=8, n_ctx=17, initializer_range=47**-0.5, embed_std=64**-0.5, **CLASSIFIER),
         train=TrainConfig(steps=1500, batch_size=128, lr=1e-3, eval_size=512, checkpoint_every=50),
+    ),
+    # TODO
+    "linear-regression": RunConfig(
+        task=LinearRegressionConfig(),
+        model=ModelConfig(d_vocab=1, n_ctx=21, attn_only=False, frozen=("embed.W_E",)),
+        train=TrainConfig(steps=3000, lr=3e-3, schedule="cosine", warmup_steps=100, eval_every=100, checkpoint_every=100),
+    ),
+    # TODO
+    "affine-recurrence": RunConfig(
+        task=AffineRecurrenceConfig(),
+        model=ModelConfig(d_vocab=1, n_ctx=16, attn_only=False, frozen=("embed.W_E",)),
+        train=TrainConfig(steps=800, lr=3e-3, schedule="cosine", warmup_steps=50, checkpoint_every=25),
     ),
 }
 

@@ -238,7 +238,7 @@ class AffineRecurrenceConfig(TaskConfig):
     name: Literal["affine-recurrence"] = "affine-recurrence"  # pyright: ignore[reportIncompatibleVariableOverride]
     seq_len: int = 16
     """numbers in a sequence (one more is drawn, as the last one asked for)"""
-    max_slope: float = 1.0
+    max_slope: float = 0.9
     """a is uniform between -max_slope and max_slope; at most 1, so that numbers stay finite"""
     offset_std: float = 1.0
     """b is normal with mean 0 and this standard deviation"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -169,7 +169,8 @@ class Trainer:
         measured = {"train_loss": train_loss, "lr": learning_rate(self.config, self.step), **values}
         row = {name: _finite(value) for name, value in measured.items()}
         self.run.log({"step": self.step, **row, "seconds": round(self.counters.seconds, 4)})
-        return in_short(values)
+        name = "in_context_accuracy" if "in_context_accuracy" in values else "in_context_loss"
+        return f"loss {values['loss']:.3f}, {name.replace('_', '-', 1).replace('_', ' ')} {values[name]:.3f}"
 
     def _save(self) -> None:
         for name, parameter in self.model.named_parameters():
@@ -204,16 +205,6 @@ class Trainer:
             desc=f"{model.variant}, seed {model.seed}",
             unit="step",
         )
-
-
-def in_short(values: Mapping[str, Any]) -> str:
-    """The state of training in a few words, from a row of metrics.jsonl.
-
-    >>> in_short({"loss": 1.23456, "in_context_loss": 0.5})
-    'loss 1.235, in-context loss 0.500'
-    """
-    name = "in_context_accuracy" if "in_context_accuracy" in values else "in_context_loss"
-    return f"loss {values['loss']:.3f}, {name.replace('_', ' ').replace('in context', 'in-context')} {values[name]:.3f}"
 
 
 def _finite(value: float | None) -> float | None:
