@@ -118,9 +118,13 @@ def _require_metrics(kept: set[str], task: TaskConfig | None) -> None:
     """Raise UsageError where all that was asked for are metrics that the task cannot have."""
     numbers = task is not None and task.asks_numbers
     metrics = all_metrics()
-    lacking = [name for name in sorted(kept) if name in (OF_CLASSES if numbers else OF_NUMBERS) or (numbers and metrics[name].section == EMERGENCE)]
+    lacking = [
+        name for name in sorted(kept) if name in (OF_CLASSES if numbers else OF_NUMBERS) or (numbers and metrics[name].section == EMERGENCE)
+    ]
     if lacking and len(lacking) == len(kept):
-        what = f"a task that asks for classes or tokens; {task.name} asks for numbers" if task and numbers else "a task that asks for numbers"
+        what = (
+            f"a task that asks for classes or tokens; {task.name} asks for numbers" if task and numbers else "a task that asks for numbers"
+        )
         raise UsageError(f"{lacking[0]} needs {what}")
 
 

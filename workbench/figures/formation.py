@@ -20,7 +20,11 @@ from workbench.figures.tables import distinct, metric_rows, numbers, require_col
 
 EVALUATION_METRICS = ("loss", "in_context_accuracy", "in_context_loss", "bigram_loss", "excess_loss")
 LOSS_TITLES = {"loss": "All positions", "in_context_loss": "In-context positions", "bigram_loss": "Bigram positions"}
-ERROR_TITLES = {"loss": "Where a number is asked for", "in_context_loss": "Where the context determines it", "excess_loss": "Above least squares"}
+ERROR_TITLES = {
+    "loss": "All asked positions",
+    "in_context_loss": "In-context positions",
+    "excess_loss": "Above least squares",
+}
 """of a task that asks for numbers, where the loss is the squared error"""
 
 
@@ -113,7 +117,10 @@ def loss_curves(formation: pd.DataFrame, *, references: Mapping[str, float] | No
         " bigram positions: only the statistics of neighbouring tokens help."
     )
     if numbers:
-        caption = "Mean squared error on evaluation sequences. Above least squares: minus that of the least-squares prediction from the context."
+        caption = (
+            "Mean squared error on evaluation sequences, where a number is asked for. In-context positions: without noise, the context"
+            " determines it. Above least squares: minus the squared error of the least-squares prediction from the context."
+        )
     if any(metric in references for metric in metrics):
         caption += " Dashed: the floor, which a perfect predictor reaches."
     return theme.finish(figure, "Loss", f"{caption} {_interval_words(pd.concat(tables))}".strip(), height=380)

@@ -158,8 +158,8 @@ class AffineRecurrence:
         noise = f" plus noise of standard deviation {config.noise:g}" if config.noise else ""
         return (
             f"Sequences of {config.seq_len} numbers, each of which is a times the one before plus b{noise}. a (uniform, at most "
-            f"{config.max_slope:g} in size) and b (normal, standard deviation {config.offset_std:g}) are drawn anew for each sequence. The next "
-            "number is asked for at every position; three numbers tell it. The loss is the squared error."
+            f"{config.max_slope:g} in size) and b (normal, standard deviation {config.offset_std:g}) are drawn anew for each sequence. "
+            "The next number is asked for at every position; three numbers tell it. The loss is the squared error."
         )
 
     def to_strings(self, tokens: Iterable[int]) -> list[str]:
