@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.config import (
+    AffineRecurrenceConfig,
     ClassificationConfig,
+    LinearRegressionConfig,
     ModelConfig,
     RepeatedTokensConfig,
     RunConfig,
@@ -195,6 +197,15 @@ IMPOSSIBLE = [
     (ClassificationConfig, {"n_labels": 4, "burstiness": 1}, "8 different classes, but n_labels=4"),
     (ClassificationConfig, {"p_bursty": -0.1}, r"p_bursty must lie in \[0, 1\], got -0.1"),
     (ClassificationConfig, {"eps": -1.0}, "eps must be at least 0, got -1.0"),
+    (LinearRegressionConfig, {"d_x": 0}, "d_x must be at least 1, got 0"),
+    (LinearRegressionConfig, {"n_pairs": 4}, "n_pairs must be at least d_x=5, which determine w, got 4"),
+    (LinearRegressionConfig, {"noise": -0.1}, "noise must be at least 0"),
+    (LinearRegressionConfig, {"d_input": 5}, "at least d_x . 1 = 6"),
+    (AffineRecurrenceConfig, {"seq_len": 2}, "seq_len must be at least 3"),
+    (AffineRecurrenceConfig, {"max_slope": 1.1}, "max_slope must be above 0 and at most 1, got 1.1"),
+    *((AffineRecurrenceConfig, {name: -0.1}, f"{name} must be at least 0, got -0.1") for name in ("offset_std", "noise")),
+    (AffineRecurrenceConfig, {"d_input": 0}, "d_input must be at least 1, got 0"),
+    (RunConfig, {"model": ModelConfig(), "task": AffineRecurrenceConfig()}, "d_vocab=65, but the task affine-recurrence asks for one"),
     (RunConfig, {"model": ModelConfig(), "train": TrainConfig()}, "needs a task section"),
     (RunConfig, {"model": ModelConfig(), "task": ClassificationConfig()}, "d_vocab=65 differs from the number of labels"),
     (RunConfig, {"model": ModelConfig(d_vocab=32), "task": ClassificationConfig()}, "d_model=64 differs from the width of the inputs"),

@@ -16,11 +16,21 @@ import yaml
 from workbench.config_base import Config
 from workbench.config_file import parsed_yaml, read_text
 from workbench.errors import ConfigError
-from workbench.tasks.configs import ClassificationConfig, RepeatedTokensConfig, TaskConfig, TriggerBigramConfig, task_config
+from workbench.tasks.configs import (
+    AffineRecurrenceConfig,
+    ClassificationConfig,
+    LinearRegressionConfig,
+    RepeatedTokensConfig,
+    TaskConfig,
+    TriggerBigramConfig,
+    task_config,
+)
 from workbench.variant import PLAIN_ADDITION, Stream, variant_name
 
 __all__ = [
+    "AffineRecurrenceConfig",
     "ClassificationConfig",
+    "LinearRegressionConfig",
     "ModelConfig",
     "RepeatedTokensConfig",
     "RunConfig",
@@ -273,6 +283,11 @@ class RunConfig(Config):
         if self.task is None:
             self.require(self.train is None, "a train section needs a task section")
             return
+        if self.task.asks_numbers:
+            self.require(
+                self.model.d_vocab == 1,
+                f"model.d_vocab={self.model.d_vocab}, but the task {self.task.name} asks for one number; set model.d_vocab to 1",
+            )
         if self.task.d_input is not None:
             self.require(
                 self.model.d_vocab == self.task.d_vocab,

@@ -150,9 +150,12 @@ def train_member(config: str, path: str, device: str, threads: int | None) -> No
 def table_of(members: Sequence[Member], out: Path, errors: Mapping[str, str] = {}) -> pd.DataFrame:
     """A row for each member: run (its folder), variant, seed, the varied fields, status (finished, failed, unfinished), step (trained so
     far), formed_step (the first evaluation with an in-context accuracy of 0.95; nan where there is none), in_context_accuracy and loss of
-    the last evaluation, error."""
+    the last evaluation (of a task that asks for numbers: no formed_step, and loss, in_context_loss and excess_loss), error."""
     from workbench.analysis.emergence import ACCURACY, first_reached
 
+    # A sweep of tasks that ask for numbers has no accuracy, and so no step at which it formed.
+    numbers = any(member.config.task is not None and member.config.task.asks_numbers for member in members)
+    measured = ["loss", "in_context_loss", "excess_loss"] if numbers else ["in_context_accuracy", "loss"]
     rows = []
     for member in members:
         row: dict[str, Any] = {"run": member.folder, "variant": member.config.model.variant, "seed": member.config.model.seed}
@@ -163,15 +166,16 @@ def table_of(members: Sequence[Member], out: Path, errors: Mapping[str, str] = {
             metrics = run.metrics()
             if len(metrics):
                 last = metrics.iloc[-1]
-                formed = first_reached(metrics["step"].tolist(), metrics["in_context_accuracy"].fillna(0).tolist(), ACCURACY)
-                row |= {"step": int(last["step"]), "in_context_accuracy": last["in_context_accuracy"], "loss": last["loss"]}
-                row |= {"formed_step": float("nan") if formed is None else float(formed)}
+                row |= {"step": int(last["step"])} | {name: last[name] for name in measured}
+                if not numbers:
+                    formed = first_reached(metrics["step"].tolist(), metrics["in_context_accuracy"].fillna(0).tolist(), ACCURACY)
+                    row |= {"formed_step": float("nan") if formed is None else float(formed)}
             row["status"] = "finished" if member.finished(out) else "unfinished"
         if row["error"]:
             row["status"] = "failed"
         rows.append(row)
-    columns = ["run", "variant", "seed", *(members[0].varied if members else ()), "status", "step", "formed_step"]
-    return pd.DataFrame(rows).reindex(columns=[*columns, "in_context_accuracy", "loss", "error"])
+    columns = ["run", "variant", "seed", *(members[0].varied if members else ()), "status", "step", *([] if numbers else ["formed_step"])]
+    return pd.DataFrame(rows).reindex(columns=[*columns, *measured, "error"])
 
 
 def _executor(sweep: Sweep, out: Path, where: str, at_once: int) -> Any:

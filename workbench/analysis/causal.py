@@ -209,13 +209,15 @@ def _ablations(model: HookedTransformer, data: AnalysisData, roles: Roles | None
                 place = {"task": data.own, "layer": head.layer, "head": head.head, "part": group}
                 yield {**place, "metric": "matched_control", **numbers(sample.estimate()), SAMPLE: sample}
 
+    # Of numbers, none is right or wrong.
+    of_classes = (ablation_accuracy_loss,) if batch.values is None else ()
     for how in SUBSTITUTES:
         # A group of one head has been run with that head.
         done: dict[frozenset[Head], Evaluation] = {}
         for place, heads in chosen:
             if frozenset(heads) not in done:
                 done[frozenset(heads)] = ablate(model, batch, clean, how, heads).evaluation
-            for function in (ablation_accuracy_loss, ablation_loss_increase, ablation_bigram_increase):
+            for function in (*of_classes, ablation_loss_increase, ablation_bigram_increase):
                 sample = function(clean.evaluation, done[frozenset(heads)], batch)
                 # Where no position counts (no answered or no unanswerable one), there is nothing to lose.
                 if sample.counts.any():

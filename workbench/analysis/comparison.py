@@ -126,7 +126,7 @@ def compare(
     Args:
         runs: runs, or folders of them.
         metric: a metric of training (metrics.jsonl) or of any table of the analysis; default: in-context accuracy, and the
-            steps until it reaches 0.95.
+            steps until it reaches 0.95 (of a task that asks for numbers, the loss above least squares).
         place: which of its rows, by column ({"part": "wire", "layer": 1}); None: those in which the column is empty.
         over: where a run has several such rows: their first, mean, max or min.
         threshold: also compare the steps until the metric is at least (`falling`: at most) so high.
@@ -137,7 +137,9 @@ def compare(
             that shares no seed with the reference, or a metric that is not there or has several rows in a run.
     """
     members = members_of(runs)
-    if metric is None:
+    if metric is None and _asks_numbers(members):
+        metric = "excess_loss"
+    elif metric is None:
         metric, threshold = ACCURACY, THRESHOLD if threshold is None else threshold
     notes = other_differences(members)
     rates = pd.DataFrame(columns=["variant", "lr", "n", "censored", "mean", "best"])
@@ -173,6 +175,11 @@ def compare(
     )
 
 
+def _asks_numbers(members: Sequence[Run]) -> bool:
+    task = members[0].config.task  # that of all
+    return task is not None and task.asks_numbers
+
+
 # Learning rates.
 
 
@@ -186,6 +193,11 @@ def _at_best_rates(
 ) -> tuple[pd.DataFrame, list[Run]]:
     """The learning rates of each variant, and its runs at the best one: by the steps to the threshold, or, where the comparison has
     none, by those to the threshold of in-context accuracy."""
+    if threshold is None and _asks_numbers(members):
+        raise UsageError(
+            "several learning rates were tried, and the best is the one that reaches a threshold first; "
+            "pass --threshold, with --falling for a loss"
+        )
     if threshold is None:
         metric, place, over, threshold, falling = ACCURACY, {}, None, THRESHOLD, False
     held, _ = curves_of(members, metric, place, over)

@@ -20,6 +20,8 @@ from workbench.model import HookedTransformer
 from workbench.tasks.base import Batch
 
 MODEL_METRICS = (icl.loss, icl.in_context_accuracy, icl.in_context_loss, icl.bigram_loss, icl.in_context_score)
+NUMBER_METRICS = (icl.loss, icl.in_context_loss, icl.excess_loss)
+"""of a task that asks for numbers, where nothing is right or wrong"""
 EVALUATION_METRICS = {"mixed": icl.accuracy, "flipped": icl.flipped_accuracy, "in_weights": icl.in_weights_accuracy}
 """evaluation (AnalysisData.evaluations) -> what is measured on it"""
 Scores = dict[tuple[str, int], PerSequence]
@@ -36,7 +38,7 @@ def measure(model: HookedTransformer, data: AnalysisData, roles: Roles | None = 
     for task, batch in data.batches.items():
         evaluation, scores, baselines = _run(model, batch)
         if task == data.own:
-            for function in MODEL_METRICS:
+            for function in MODEL_METRICS if batch.values is None else NUMBER_METRICS:
                 sample = function(evaluation, batch)
                 # Nothing counts, where no position is unanswerable or a prediction is asked for at one place alone.
                 if batch.asked is None or sample.counts.any():
@@ -46,6 +48,8 @@ def measure(model: HookedTransformer, data: AnalysisData, roles: Roles | None = 
                 yield {"task": task, "metric": EVALUATION_METRICS[name].__name__, **numbers(sample.estimate()), SAMPLE: sample}
         half = scoring_half(len(batch))
         for (metric, layer), sample in scores.items():
+            if batch.values is not None and not sample.counts.any():
+                continue  # positions are all named differently: there are no earlier occurrences to look for
             estimate, selection = sample[half].estimate(), sample[selection_half(len(batch))].estimate()
             baseline = baselines[metric, layer].estimate()
             for head in range(model.config.n_heads):
@@ -77,7 +81,7 @@ def _run(model: HookedTransformer, batch: Batch) -> tuple[Evaluation, Scores, Sc
                 baselines.setdefault(key, []).append(PerSequence(sums[:, :, number, 1], other_counts))
 
         logits = model.run_with_hooks(**rows.model_inputs, fwd_hooks=[(lambda name: name.endswith("hook_pattern"), score)])
-        part = Evaluation.of_logits(logits, rows.targets)
+        part = Evaluation.of_logits(logits, rows.targets, rows.values)
         evaluations.append(Evaluation(part.losses.cpu(), part.correct.cpu()))
     cat = {key: PerSequence.cat(parts) for key, parts in scores.items()}
     return Evaluation.cat(evaluations), cat, {key: PerSequence.cat(parts) for key, parts in baselines.items()}

@@ -1,4 +1,5 @@
-"""How well a model predicts: in context, from the bigrams it learnt, and late against early in the sequence."""
+"""How well a model predicts: in context, from the bigrams it learnt, and late against early in the sequence; of numbers, beside least
+squares."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from workbench.analysis.estimates import PerSequence
 from workbench.analysis.metrics import metric
 from workbench.axes import Mask
-from workbench.evaluation import Evaluation
+from workbench.evaluation import Evaluation, least_squares_errors
 from workbench.tasks.base import Batch
 
 
@@ -20,12 +21,13 @@ def over(values: Tensor, mask: Mask) -> PerSequence:
 @metric(
     "formation",
     "model",
-    formula="mean over all positions of -log p(z[t + 1])",
+    formula="mean over all positions of -log p(z[t + 1]); of numbers, of (output - value)^2",
     range="0 or more, nats",
     source="mean cross-entropy",
 )
 def loss(evaluation: Evaluation, batch: Batch) -> PerSequence:
-    """Mean cross-entropy of the next token over all positions (of a label, over the positions where one is asked for).
+    """Mean cross-entropy of the next token over all positions (of a label, over the positions where one is asked for; of a number,
+    the mean squared error there).
 
     >>> answered = torch.tensor([[False, False, True]])
     >>> batch = Batch(torch.tensor([[5, 7, 5]]), torch.tensor([[7, 5, 7]]), answered, ~answered)
@@ -58,12 +60,12 @@ def in_context_accuracy(evaluation: Evaluation, batch: Batch) -> PerSequence:
 @metric(
     "formation",
     "model",
-    formula="mean over answered t of -log p(z[t + 1])",
+    formula="mean over answered t of -log p(z[t + 1]); of numbers, of (output - value)^2",
     range="0 or more, nats",
     source="Bietti et al. 2023 (2306.00802), section 3",
 )
 def in_context_loss(evaluation: Evaluation, batch: Batch) -> PerSequence:
-    """Mean cross-entropy where the context has already shown the answer.
+    """Mean cross-entropy where the context has already shown the answer (of a number, the mean squared error where it determines it).
 
     >>> answered = torch.tensor([[False, False, True]])
     >>> batch = Batch(torch.tensor([[5, 7, 5]]), torch.tensor([[7, 5, 7]]), answered, ~answered)
@@ -120,6 +122,27 @@ def in_context_score(evaluation: Evaluation, batch: Batch) -> PerSequence:
     tenth = max(1, n_pos // 10)
     early, late = evaluation.losses[:, tenth : 2 * tenth], evaluation.losses[:, n_pos - tenth :]
     return PerSequence(late.mean(dim=1) - early.mean(dim=1), evaluation.losses.new_ones(len(batch)))
+
+
+@metric(
+    "formation",
+    "model",
+    formula="mean over the asked t of (output - value)^2 - (least-squares prediction - value)^2",
+    range="the unit of the squared error; 0 as good as least squares",
+    source="Garg et al. 2022 (2208.01066)",
+)
+def excess_loss(evaluation: Evaluation, batch: Batch) -> PerSequence:
+    """How much larger a model's squared error is than that of least squares on the context, where a number is asked for.
+
+    Least squares leaves 1 and 0 here, the model 2 and 1.
+
+    >>> asked = torch.tensor([[True, True]])
+    >>> batch = Batch(torch.tensor([[0, 1]]), torch.tensor([[0, 1]]), asked, ~asked, {"least_squares": torch.tensor([[0.0, 3.0]])},
+    ...               asked=asked, values=torch.tensor([[1.0, 3.0]]))
+    >>> excess_loss(Evaluation(torch.tensor([[2.0, 1.0]]), ~asked), batch).estimate().value
+    tensor(1.)
+    """
+    return over(evaluation.losses - least_squares_errors(batch), batch.predicted)
 
 
 @metric(

@@ -71,7 +71,7 @@ def run(model: HookedTransformer, batch: Batch, edits: Mapping[str, Edit] | None
 
         hooks = [(name, edit) for name in edits or {}] + [(name, keep) for name in names]
         logits = model.run_with_hooks(**part.model_inputs, fwd_hooks=hooks)
-        found = Evaluation.of_logits(logits, part.targets)
+        found = Evaluation.of_logits(logits, part.targets, part.values)
         evaluations.append(Evaluation(found.losses.cpu(), found.correct.cpu()))
     return Outcome(Evaluation.cat(evaluations), {name: torch.cat(parts) for name, parts in recorded.items()})
 

@@ -40,6 +40,22 @@ OF_UNEMBEDDING = ("circuits", "probes", "attribution", "hijack")
 """the sections that read W_U as the way from the residual stream to the logits"""
 
 
+OF_CLASSES = (
+    "in_context_accuracy",
+    "bigram_loss",
+    "in_context_score",
+    "ablation_accuracy_loss",
+    "ablation_bigram_increase",
+    "cut_accuracy_loss",
+    "cut_accuracy_share",
+    "cut_bigram_increase",
+    "path_accuracy_share",
+)
+"""metrics of sections that every task has, which a task that asks for numbers lacks; so are those of emergence"""
+OF_NUMBERS = ("excess_loss",)
+"""those that only such a task has"""
+
+
 def measure_of(section: str) -> Callable[..., Iterator[dict[str, Any]]]:
     """The function that measures a section."""
     return importlib.import_module(SECTIONS[section]).measure
@@ -93,7 +109,23 @@ def applicable(
             fitting.append(section)
         elif asked and (kept is None or any(metric.section == section and metric.name in kept for metric in all_metrics().values())):
             raise UsageError(f"the section {section} (or a metric of it) needs {reason}")
+    if asked and kept is not None:
+        _require_metrics(kept, task)
     return fitting
+
+
+def _require_metrics(kept: set[str], task: TaskConfig | None) -> None:
+    """Raise UsageError where all that was asked for are metrics that the task cannot have."""
+    numbers = task is not None and task.asks_numbers
+    metrics = all_metrics()
+    lacking = [
+        name for name in sorted(kept) if name in (OF_CLASSES if numbers else OF_NUMBERS) or (numbers and metrics[name].section == EMERGENCE)
+    ]
+    if lacking and len(lacking) == len(kept):
+        what = (
+            f"a task that asks for classes or tokens; {task.name} asks for numbers" if task and numbers else "a task that asks for numbers"
+        )
+        raise UsageError(f"{lacking[0]} needs {what}")
 
 
 def _missing(section: str, model: ModelConfig, task: TaskConfig | None) -> str | None:

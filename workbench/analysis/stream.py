@@ -234,19 +234,22 @@ def _cuts(model: HookedTransformer, batch: Batch, clean: Outcome, layers: list[i
         for layer in layers
         for head in range(model.config.n_heads)
     ]
+    # Of numbers, none is right or wrong.
+    of_classes = (cut_accuracy_loss, cut_accuracy_share) if batch.values is None else ()
     for how, where, heads, place in [*everywhere, *each_layer, *each_head]:
         edited = cut(model, batch, clean, how, where, heads).evaluation
-        for function in (cut_accuracy_loss, cut_accuracy_share, cut_loss_increase, cut_bigram_increase):
+        for function in (*of_classes, cut_loss_increase, cut_bigram_increase):
             sample = function(clean.evaluation, edited, batch)
             if sample.counts.any():
                 yield {**place, "metric": function.__name__, "intervention": how, **numbers(sample.estimate()), SAMPLE: sample}
 
 
 def _paths(model: HookedTransformer, batch: Batch, clean: Outcome, sources: Iterable[int]) -> Iterator[Row]:
+    of_classes = (path_accuracy_share,) if batch.values is None else ()
     for source_layer in sources:
         for how in SUBSTITUTES:
             edited = path_effects(model, batch, clean, how, source_layer)
-            for function in (path_accuracy_share, path_loss_increase):
+            for function in (*of_classes, path_loss_increase):
                 samples = {path: function(clean.evaluation, evaluation, batch) for path, evaluation in edited.items()}
                 beyond = samples["both"].sums - samples["wire"].sums - samples["residual"].sums
                 samples["interaction"] = PerSequence(beyond, samples["both"].counts)

@@ -50,8 +50,9 @@ def summarise(tables: Mapping[str, pd.DataFrame], data: AnalysisData, roles: Rol
         return Line(tables, last, data.own)
 
     references = data.tasks[data.own].references()
+    numbers = data.tasks[data.own].config.asks_numbers
     found = [
-        _accuracy(line(), own),
+        _squared_error(line()) if numbers else _accuracy(line(), own),
         *(_heads(line(), roles, *kind) for kind in KINDS),
         _positional(line(), roles, data.control),
         *((_order(line()), _undecided(line()), _not_lasting(line())) if several else ()),
@@ -62,14 +63,15 @@ def summarise(tables: Mapping[str, pd.DataFrame], data: AnalysisData, roles: Rol
         _bigram(line(), references),
     ]
     kept = [part for part in found if part.text]
-    values = {name: line().value("formation", name) for name in ("in_context_accuracy", "bigram_loss", "in_context_score")}
+    names = ("loss", "in_context_loss", "excess_loss") if numbers else ("in_context_accuracy", "bigram_loss", "in_context_score")
+    values = {name: line().value("formation", name) for name in names}
     return {
         "task": data.own,
         "step": last,
-        "threshold": ACCURACY,
+        **({} if numbers else {"threshold": ACCURACY}),
         "references": references,
         **values,
-        "formed_step": _reached(own),
+        **({} if numbers else {"formed_step": _reached(own)}),
         "heads": [entry for kind in KINDS for entry in _entries(line(), roles, *kind[:3])] + _unmasked(line(), roles, data.control),
         "previous_token_head": str(roles.previous_token[0]) if roles.previous_token else None,
         "induction_heads": [str(head) for head in roles.induction],
@@ -123,6 +125,16 @@ def _accuracy(line: Line, own: pd.DataFrame) -> Line:
         line.text = f"In-context accuracy never reaches {ACCURACY:.0%}; it ends at {now}."
     else:
         line.text = f"In-context accuracy first reaches {ACCURACY:.0%} at step {formed} and ends at {now}."
+    return line
+
+
+def _squared_error(line: Line) -> Line:
+    """Of a task that asks for numbers: the squared error, beside least squares on the same context."""
+    whole, context = (line.interval("formation", name, style=".3f") for name in ("loss", "in_context_loss"))
+    if whole and context:
+        line.text = f"The squared error is {whole} at step {line.step}, and {context} where the context determines the answer"
+        above = line.interval("formation", "excess_loss", style=".3f")
+        line.text += f"; that of least squares on the context is lower by {above} in the mean." if above else "."
     return line
 
 

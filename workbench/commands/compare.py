@@ -23,7 +23,10 @@ def compare(
     targets: Annotated[list[Path], Parameter(help="runs, or folders of them: variants by seeds")],
     *,
     metric: Annotated[
-        str | None, Parameter(help="a metric of training or of any table; default: in_context_accuracy and the steps to --threshold")
+        str | None,
+        Parameter(
+            help="a metric of training or of any table; default: in_context_accuracy and the steps to --threshold (of numbers: excess_loss)"
+        ),
     ] = None,
     threshold: Annotated[float | None, Parameter(help="compare the steps until the metric is at least so high; default 0.95")] = None,
     falling: Annotated[bool, Parameter(help="the threshold is passed downwards, as by a loss")] = False,

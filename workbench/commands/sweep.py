@@ -55,7 +55,7 @@ def sweep(
     table = run_sweep(plan, out, where=cluster, jobs=jobs, device=device)
 
     page = None
-    if fields and (table["status"] == "finished").any():
+    if fields and "formed_step" in table and (table["status"] == "finished").any():
         from workbench.figures.formation_map import formation_map
         from workbench.report.blocks import Block, Section
         from workbench.report.build import write_page

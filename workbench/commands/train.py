@@ -70,7 +70,11 @@ def train(
     def told(member: Member) -> None:
         run = Run.load(member.path)
         last = run.metrics().iloc[-1]
-        print(f"{run.path}: step {int(last['step'])}, in-context accuracy {last['in_context_accuracy']:.3f}, loss {last['loss']:.3f} nats")
+        if run.config.task is not None and run.config.task.asks_numbers:
+            values = f"in-context loss {last['in_context_loss']:.3f}, loss {last['loss']:.3f} (squared errors)"
+        else:
+            values = f"in-context accuracy {last['in_context_accuracy']:.3f}, loss {last['loss']:.3f} nats"
+        print(f"{run.path}: step {int(last['step'])}, {values}")
 
     train_members(members, device=device, jobs=jobs, engine=engine, resume=resume, trained=(lambda _: None) if json_output else told)
     if json_output:

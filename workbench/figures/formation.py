@@ -18,8 +18,14 @@ from workbench.errors import UsageError
 from workbench.figures import theme
 from workbench.figures.tables import distinct, metric_rows, numbers, require_columns, where
 
-EVALUATION_METRICS = ("loss", "in_context_accuracy", "in_context_loss", "bigram_loss")
+EVALUATION_METRICS = ("loss", "in_context_accuracy", "in_context_loss", "bigram_loss", "excess_loss")
 LOSS_TITLES = {"loss": "All positions", "in_context_loss": "In-context positions", "bigram_loss": "Bigram positions"}
+ERROR_TITLES = {
+    "loss": "All asked positions",
+    "in_context_loss": "In-context positions",
+    "excess_loss": "Above least squares",
+}
+"""of a task that asks for numbers, where the loss is the squared error"""
 
 
 def from_metrics(metrics: pd.DataFrame, *, run: str, variant: str, seed: int) -> pd.DataFrame:
@@ -74,28 +80,30 @@ def accuracy_curves(
     return theme.finish(figure, "In-context accuracy", f"{caption} {_interval_words(rows)}".strip(), height=400)
 
 
-def loss_curves(formation: pd.DataFrame, *, references: Mapping[str, float] | None = None) -> go.Figure:
-    """Cross-entropy over steps, a panel for each kind of position that the table holds.
+def loss_curves(formation: pd.DataFrame, *, references: Mapping[str, float] | None = None, numbers: bool = False) -> go.Figure:
+    """Cross-entropy (of tasks that ask for numbers, squared error) over steps, a panel for each kind of position that the table holds.
 
     Args:
         formation: a formation table with at least one of the metrics loss, in_context_loss, bigram_loss, in nats.
         references: for a metric, the loss that a perfect predictor reaches; drawn as a dashed line.
+        numbers: the table is of tasks that ask for numbers; their losses are squared errors, and there is excess_loss.
 
     Raises:
         UsageError: the table holds none of the losses.
     """
     require_columns(formation, ["metric"], "formation")
-    metrics = [metric for metric in LOSS_TITLES if metric in distinct(formation, "metric")]
+    known = ERROR_TITLES if numbers else LOSS_TITLES
+    metrics = [metric for metric in known if metric in distinct(formation, "metric")]
     if not metrics:
-        raise UsageError(f"the formation table holds none of the losses {', '.join(LOSS_TITLES)}")
+        raise UsageError(f"the formation table holds none of the losses {', '.join(known)}")
     references = {} if references is None else references
-    titles = [LOSS_TITLES[metric] for metric in metrics]
+    titles = [known[metric] for metric in metrics]
     figure = make_subplots(rows=1, cols=len(metrics), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
     tables = [metric_rows(formation, metric) for metric in metrics]
     for column, (metric, rows) in enumerate(zip(metrics, tables, strict=True), start=1):
         for variant in distinct(rows, "variant"):
             own = where(rows, variant=variant)
-            _add_variant(figure, own, variant, label=_variant_label(own, variant), unit=" nats", column=column)
+            _add_variant(figure, own, variant, label=_variant_label(own, variant), unit="" if numbers else " nats", column=column)
         if metric in references:
             line = {"color": theme.INK, "dash": "dash", "width": 1.2}
             text = {"text": f"floor {references[metric]:.2f}", "font": {"size": 12}}
@@ -103,11 +111,16 @@ def loss_curves(formation: pd.DataFrame, *, references: Mapping[str, float] | No
             figure.add_hline(y=references[metric], line=line, annotation=text, annotation_position="bottom right", **place)
     figure.update_xaxes(title_text="training step")
     figure.update_yaxes(rangemode="tozero")
-    figure.update_yaxes(title_text="cross-entropy (nats)", col=1)
+    figure.update_yaxes(title_text="squared error" if numbers else "cross-entropy (nats)", col=1)
     caption = (
         "Mean cross-entropy on evaluation sequences. In-context positions: the context has already shown the answer;"
         " bigram positions: only the statistics of neighbouring tokens help."
     )
+    if numbers:
+        caption = (
+            "Mean squared error on evaluation sequences, where a number is asked for. In-context positions: without noise, the context"
+            " determines it. Above least squares: minus the squared error of the least-squares prediction from the context."
+        )
     if any(metric in references for metric in metrics):
         caption += " Dashed: the floor, which a perfect predictor reaches."
     return theme.finish(figure, "Loss", f"{caption} {_interval_words(pd.concat(tables))}".strip(), height=380)

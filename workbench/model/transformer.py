@@ -17,7 +17,7 @@ from workbench.model.block import TransformerBlock
 from workbench.model.cache import ActivationCache
 from workbench.model.components import Embed, Unembed, make_norm, make_readout
 from workbench.model.lens import LensInterface, derive_cfg
-from workbench.model.loss import next_token_loss
+from workbench.model.loss import next_token_loss, squared_error_loss
 from workbench.model.positions import PosEmbed
 from workbench.model.weights import check_state_dict, clean_state_dict, infer_config, initialise
 
@@ -73,6 +73,7 @@ class HookedTransformer(LensInterface, HookedRootModule):
         *,
         inputs_embeds: Resid | None = None,
         targets: Tokens | None = None,
+        values: Float[Tensor, "batch pos"] | None = None,
         loss_mask: Mask | None = None,
         loss_per_token: bool = False,
     ) -> Any:
@@ -80,7 +81,8 @@ class HookedTransformer(LensInterface, HookedRootModule):
 
         return_type "logits" gives [batch, pos, d_vocab]; "loss" the mean cross-entropy in nats (with `loss_per_token`
         one for each target); "both" a pair; None nothing. Targets [batch, pos] default to the tokens shifted by one,
-        [batch, pos - 1]; `loss_mask` chooses positions. Raises UsageError for a sequence longer than learned positions allow.
+        [batch, pos - 1]; with `values` the loss is the squared error of the one output; `loss_mask` chooses positions.
+        Raises UsageError for a sequence longer than learned positions allow.
         """
         if isinstance(tokens, Tensor) and tokens.ndim == 1:
             tokens = tokens[None]
@@ -89,7 +91,10 @@ class HookedTransformer(LensInterface, HookedRootModule):
             return None if return_type is None else logits
         if return_type not in ("loss", "both"):
             raise UsageError(f"return_type must be logits, loss, both or None, got {return_type!r}")
-        loss = next_token_loss(logits, tokens, targets, loss_mask, per_token=loss_per_token)
+        if values is None:
+            loss = next_token_loss(logits, tokens, targets, loss_mask, per_token=loss_per_token)
+        else:
+            loss = squared_error_loss(logits, values, loss_mask, per_token=loss_per_token)
         return loss if return_type == "loss" else (logits, loss)
 
     def _embedded(self, tokens: Tensor | None, inputs_embeds: Tensor | None) -> Resid:

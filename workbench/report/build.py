@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import jinja2
 import plotly.io
@@ -88,7 +89,7 @@ def _html(block: Block, section: Section, number: int) -> tuple[Block, Markup, s
         return block, _packed(json.dumps(block.data, ensure_ascii=False, allow_nan=False)), ""
     if block.figure is None:
         return block, Markup(block.html), ""
-    drawing = json.loads(plotly.io.to_json(block.figure, validate=False)) | {"config": FIGURE_CONFIG}
+    drawing = json.loads(cast(str, plotly.io.to_json(block.figure, validate=False))) | {"config": FIGURE_CONFIG}
     place = Markup('<div class="plot" id="figure-{}-{}" style="height: {}px">{}</div>').format(
         section.id, number, block.figure.layout["height"], _packed(json.dumps(drawing))
     )

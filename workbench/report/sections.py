@@ -57,6 +57,7 @@ def summary_section(runs: Sequence[Entry]) -> Section:
             "induction_heads": ", ".join(entry.summary.get("induction_heads", ())) or "none",
             "in_context_accuracy": entry.summary.get("in_context_accuracy"),
             "formed_step": entry.summary.get("formed_step"),
+            "asks_numbers": _asks_numbers(entry),
             "lines": entry.summary.get("lines", ()),
             "analysed": bool(entry.summary),
         }
@@ -78,9 +79,17 @@ def formation_section(runs: Sequence[Entry]) -> Section | None:
         formed = {entry.label: entry.summary["formed_step"] for entry in runs if "formed_step" in entry.summary}
         thresholds = {entry.summary["threshold"] for entry in runs if "threshold" in entry.summary}
         figures.append(curves.accuracy_curves(table, formed=formed, threshold=thresholds.pop() if len(thresholds) == 1 else None))
-    if any(metric in metrics for metric in curves.LOSS_TITLES):
-        figures.append(curves.loss_curves(table, references=_shared_references(runs)))
+    for titles in (curves.LOSS_TITLES, curves.ERROR_TITLES):
+        of_kind = [entry for entry in runs if _asks_numbers(entry) == (titles is curves.ERROR_TITLES)]
+        own = cast(pd.DataFrame, table.loc[table["run"].isin([entry.label for entry in of_kind])])
+        if any(metric in set(own["metric"]) for metric in titles):
+            figures.append(curves.loss_curves(own, references=_shared_references(of_kind), numbers=titles is curves.ERROR_TITLES))
     return Section("formation", "Formation", [Block("figure", figure=figure) for figure in figures]) if figures else None
+
+
+def _asks_numbers(entry: Entry) -> bool:
+    task = entry.run.config.task
+    return task is not None and task.asks_numbers
 
 
 def _formation(entry: Entry) -> pd.DataFrame | None:

@@ -15,6 +15,8 @@ TASKS: dict[str, str] = {
     "trigger-bigram": "workbench.tasks.trigger_bigram:TriggerBigram",
     "repeated-tokens": "workbench.tasks.repeated_tokens:RepeatedTokens",
     "in-context-classification": "workbench.tasks.classification:Classification",
+    "in-context-linear-regression": "workbench.tasks.regression:LinearRegression",
+    "affine-recurrence": "workbench.tasks.regression:AffineRecurrence",
 }
 """configuration name -> "module:Class"; a task of your own is added with `register`"""
 

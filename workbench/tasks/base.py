@@ -29,12 +29,16 @@ class Batch:
     """where the context has already shown the answer: in-context accuracy is measured here"""
     unanswerable: Mask
     """where only the statistics learnt in training can tell the next token: bigram loss is measured here"""
-    annotations: Mapping[str, Int[Tensor, "batch pos"]] = field(default_factory=dict)
+    annotations: Mapping[str, Int[Tensor, "batch pos"] | Float[Tensor, "batch pos"]] = field(default_factory=dict)
     """whatever else the task knows about each position, by name"""
     inputs: Float[Tensor, "batch pos d_model"] | None = None
     """vectors that the model reads in place of the tokens, which then only name the positions"""
     asked: Mask | None = None
     """where a prediction is asked for; None: everywhere"""
+    values: Float[Tensor, "batch pos"] | None = None
+    """the number asked for at every position, of a task that asks for numbers: the loss is the squared error of the model's one
+    output, `targets` only name the positions, and no prediction is right or wrong. The least-squares prediction from the context
+    before each position stands in annotations["least_squares"]"""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -56,6 +60,7 @@ class Batch:
             {name: change(values) for name, values in self.annotations.items()},
             None if self.inputs is None else change(self.inputs),
             None if self.asked is None else change(self.asked),
+            None if self.values is None else change(self.values),
         )
 
     @property

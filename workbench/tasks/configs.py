@@ -16,6 +16,8 @@ class TaskConfig(Config):
     section: ClassVar[str] = "task"
     evaluations: ClassVar[Mapping[str, str]] = {}
     """splits on which accuracy and loss are also measured in training: name before _accuracy and _loss -> split"""
+    asks_numbers: ClassVar[bool] = False
+    """numbers are asked for, and the loss is the squared error; otherwise classes, with the cross-entropy in nats"""
     name: str
     d_vocab: int
     seq_len: int
@@ -194,10 +196,76 @@ class ClassificationConfig(TaskConfig):
             self.require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LinearRegressionConfig(TaskConfig):
+    """Pairs of a vector x and y = w . x / sqrt(D), with a w of each sequence's own; y is asked for at every x, the last of which has no
+    pair: regression in context (Garg et al., arXiv 2208.01066)."""
+
+    asks_numbers: ClassVar[bool] = True
+    name: Literal["in-context-linear-regression"] = "in-context-linear-regression"  # pyright: ignore[reportIncompatibleVariableOverride]
+    d_x: int = 5
+    """coordinates of x (D)"""
+    n_pairs: int = 10
+    """pairs of x and y in a sequence (N); one more x follows"""
+    noise: float = 0.0
+    """standard deviation of what is added to each y"""
+    d_input: int = 64  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    """width of the vectors, zero beyond x and y; equal to model.d_model"""
+
+    @property
+    def d_vocab(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """One output: the number."""
+        return 1
+
+    @property
+    def seq_len(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Vectors in a sequence."""
+        return 2 * self.n_pairs + 1
+
+    def check(self) -> None:
+        self.require(self.d_x >= 1, f"d_x must be at least 1, got {self.d_x}")
+        self.require(self.n_pairs >= self.d_x, f"n_pairs must be at least d_x={self.d_x}, which determine w, got {self.n_pairs}")
+        self.require(self.noise >= 0, f"noise must be at least 0, got {self.noise}")
+        self.require(self.d_input > self.d_x, f"d_input must be at least d_x + 1 = {self.d_x + 1} (x and y), got {self.d_input}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AffineRecurrenceConfig(TaskConfig):
+    """Numbers that follow x' = a x + b, with an a and a b of each sequence's own; the next number is asked for at every position,
+    and three numbers tell it."""
+
+    asks_numbers: ClassVar[bool] = True
+    name: Literal["affine-recurrence"] = "affine-recurrence"  # pyright: ignore[reportIncompatibleVariableOverride]
+    seq_len: int = 16
+    """numbers in a sequence (one more is drawn, as the last one asked for)"""
+    max_slope: float = 0.9
+    """a is uniform between -max_slope and max_slope; at most 1, so that numbers stay finite"""
+    offset_std: float = 1.0
+    """b is normal with mean 0 and this standard deviation"""
+    noise: float = 0.0
+    """standard deviation of what is added to each number after the first, and carried on"""
+    d_input: int = 64  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    """width of the vectors, zero beyond the number; equal to model.d_model"""
+
+    @property
+    def d_vocab(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """One output: the number."""
+        return 1
+
+    def check(self) -> None:
+        self.require(self.seq_len >= 3, f"seq_len must be at least 3 (three numbers tell the next), got {self.seq_len}")
+        self.require(0 < self.max_slope <= 1, f"max_slope must be above 0 and at most 1, got {self.max_slope}")
+        self.require(self.offset_std >= 0, f"offset_std must be at least 0, got {self.offset_std}")
+        self.require(self.noise >= 0, f"noise must be at least 0, got {self.noise}")
+        self.require(self.d_input >= 1, f"d_input must be at least 1, got {self.d_input}")
+
+
 TASK_CONFIGS: dict[str, type[TaskConfig]] = {
     "trigger-bigram": TriggerBigramConfig,
     "repeated-tokens": RepeatedTokensConfig,
     "in-context-classification": ClassificationConfig,
+    "in-context-linear-regression": LinearRegressionConfig,
+    "affine-recurrence": AffineRecurrenceConfig,
 }
 
 

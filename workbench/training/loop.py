@@ -89,7 +89,8 @@ def open_run(config: RunConfig, out: Path, *, resume: bool, device: str) -> Run:
 def loss_arguments(config: TrainConfig, batch: Batch) -> dict[str, Tensor]:
     """What the model is called with for its loss on a batch, by the name of the argument."""
     mask = batch.answered if config.loss_on == "answered" else batch.asked
-    return {**batch.model_inputs, "targets": batch.targets, **({} if mask is None else {"loss_mask": mask})}
+    named = {"targets": batch.targets, "values": batch.values, "loss_mask": mask}
+    return batch.model_inputs | {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 class Trainer:
@@ -198,14 +199,16 @@ class Trainer:
         """Log the state of training, as the model was found on the batches of `evaluated_on`."""
         values = summary_values(evaluations[0], self.held_out)
         for (name, batch), found in zip(self.evaluations.items(), evaluations[1:], strict=True):
-            values[f"{name}_accuracy"] = masked_mean(found.correct, batch.predicted)
+            if batch.values is None:
+                values[f"{name}_accuracy"] = masked_mean(found.correct, batch.predicted)
             values[f"{name}_loss"] = masked_mean(found.losses, batch.predicted)
         train_loss = self.counters.loss_sum / self.counters.loss_count if self.counters.loss_count else None
         self.counters.loss_sum, self.counters.loss_count = 0.0, 0
         measured = {"train_loss": train_loss, "lr": learning_rate(self.config, self.step), **values}
         row = {name: _finite(value) for name, value in measured.items()}
         self.run.log({"step": self.step, **row, "seconds": round(self.counters.seconds, 4)})
-        self.evaluated = f"loss {values['loss']:.3f}, in-context accuracy {values['in_context_accuracy']:.3f}"
+        name = "in_context_accuracy" if "in_context_accuracy" in values else "in_context_loss"
+        self.evaluated = f"loss {values['loss']:.3f}, {name.replace('_', '-', 1).replace('_', ' ')} {values[name]:.3f}"
 
     def _save(self) -> None:
         for name, parameter in self.model.named_parameters():

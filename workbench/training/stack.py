@@ -101,7 +101,7 @@ class Stack:
         for start in range(0, len(batch), self.config.batch_size):
             rows = batch[start : start + self.config.batch_size].to(self.device)
             for part, found in zip(parts, vmap(logits, in_dims=(0, None))(self.parameters, rows.model_inputs), strict=True):
-                part.append(Evaluation.of_logits(found, rows.targets))
+                part.append(Evaluation.of_logits(found, rows.targets, rows.values))
         wholes = [Evaluation.cat(part) for part in parts]
         return [Evaluation(whole.losses.cpu(), whole.correct.cpu()) for whole in wholes]
 
