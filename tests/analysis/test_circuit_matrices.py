@@ -40,9 +40,9 @@ def matrices(table):
     return found
 
 
-def by_hand(model, previous=Head(1, 1), head=Head(2, 1), n_positions=4):
-    """The same from vectors: one row and one column at a time."""
-    naive, config = Naive(model), model.config
+def by_hand(model):
+    """The same from vectors, for the heads of ROLES: one row and one column at a time."""
+    naive, config, previous, head = Naive(model), model.config, ROLES.previous_token[0], ROLES.induction[0]
     norm = model.ln_final
     stream = {"query": "q", "key": "k", "value": "v"}.get(config.stream)
     tokens, names = list(model.W_E), f"L{head.layer}H{head.head}"
@@ -70,8 +70,10 @@ def by_hand(model, previous=Head(1, 1), head=Head(2, 1), n_positions=4):
             expected["QK", part, names, ""] = table(tokens, tokens, lambda row, token, k=key: (row @ queries["own"]) @ (token @ k))
     query, key = naive.used("q", *place(previous)), naive.used("k", *place(previous))
     part = "total" if stream in ("q", "k") else "own"
-    at = list(model.W_pos[:n_positions])
-    expected["positions", part, f"L{previous.layer}H{previous.head}", ""] = table(at, at, lambda row, column: (row @ query) @ (column @ key))
+    at = list(model.W_pos[:4])
+    expected["positions", part, f"L{previous.layer}H{previous.head}", ""] = table(
+        at, at, lambda row, column: (row @ query) @ (column @ key)
+    )
     return expected
 
 

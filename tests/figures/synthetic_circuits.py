@@ -60,7 +60,9 @@ def stream_table(run: str = "value", variant: str = "value", steps: Sequence[int
         for how, end in CUTS.items():
             rows.append({"step": step, "metric": "cut_accuracy_share", "intervention": how, "value": end * rise})
             rows.append({"step": step, "metric": "cut_loss_increase", "intervention": how, "value": 5 * end * rise})
-            rows.append({"step": step, "metric": "cut_accuracy_share", "intervention": how, "layer": 1, "head": 2, "value": 0.1 * end * rise})
+            rows.append(
+                {"step": step, "metric": "cut_accuracy_share", "intervention": how, "layer": 1, "head": 2, "value": 0.1 * end * rise}
+            )
         for source in sources:
             for how, scale in (("mean", 0.5), ("resample", 1.0)):
                 for part, end in PATHS.items():

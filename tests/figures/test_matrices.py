@@ -68,7 +68,12 @@ def test_compared_panels_share_their_colours_and_others_do_not() -> None:
 
 def test_pairs_stand_side_by_side_and_cells_are_square() -> None:
     figure = circuit_matrices(matrices_table(specs=OF_KEY))
-    assert list(panels(figure)) == ["QK of L1H2, own weights", "QK of L1H2, weights along the wire", "OV of L1H2", "QK of L1H2 through L0H1"]
+    assert list(panels(figure)) == [
+        "QK of L1H2, own weights",
+        "QK of L1H2, weights along the wire",
+        "OV of L1H2",
+        "QK of L1H2 through L0H1",
+    ]
     for number, name in enumerate(("", "2", "3", "4")):
         axis = figure.layout[f"yaxis{name}"]
         assert axis.scaleanchor == f"x{name}" == figure.data[number].xaxis.replace("x1", "x") and axis.autorange == "reversed"

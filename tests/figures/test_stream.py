@@ -11,6 +11,7 @@ from tests.figures.synthetic_circuits import CONTRASTS, COPYING, CUTS, MATCH, PA
 from workbench.errors import UsageError
 from workbench.figures import theme
 from workbench.figures.stream import own_and_streamed, split_rows, wire_cuts
+from workbench.figures.tables import where
 
 
 def lines(figure: Any) -> dict[tuple[str, str], list[float]]:
@@ -106,7 +107,7 @@ def test_names_from_outside_are_text() -> None:
 
 def test_wrong_calls() -> None:
     with pytest.raises(UsageError, match="no rows of cut_accuracy_share"):
-        wire_cuts(stream_table()[lambda rows: rows["metric"] == "stream_scale"])
+        wire_cuts(where(stream_table(), metric="stream_scale"))
     with pytest.raises(UsageError, match="lacks the columns intervention"):
         wire_cuts(stream_table().drop(columns="intervention"))
     with pytest.raises(UsageError, match="no rows"):

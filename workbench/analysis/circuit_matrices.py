@@ -51,7 +51,9 @@ def ov_matrix(
     return (W_E @ OV.A) @ (OV.B @ W_U)
 
 
-def qk_matrix(rows: Float[Tensor, "row d_model"], QK: FactoredMatrix, columns: Float[Tensor, "column d_model"]) -> Float[Tensor, "row column"]:
+def qk_matrix(
+    rows: Float[Tensor, "row d_model"], QK: FactoredMatrix, columns: Float[Tensor, "column d_model"]
+) -> Float[Tensor, "row column"]:
     """The score that a query (row) gives each key (column): rows W_QK columns^T. QK is [d_model, d_model].
 
     With tokens or positions in both places this is what a head matches directly; with W_E W_OV^A as the columns it is K-composition, the

@@ -16,7 +16,21 @@ from workbench.figures import theme
 from workbench.figures.hijack import one_run
 from workbench.figures.tables import distinct, require_columns, where
 
-NEEDED = ("run", "step", "matrix", "part", "layer", "head", "source_layer", "source_head", "row", "column", "row_text", "column_text", "value")
+NEEDED = (
+    "run",
+    "step",
+    "matrix",
+    "part",
+    "layer",
+    "head",
+    "source_layer",
+    "source_head",
+    "row",
+    "column",
+    "row_text",
+    "column_text",
+    "value",
+)
 OV, QK, COMPOSED, POSITIONS = KINDS = ("OV", "QK", "K-composition", "positions")
 PARTS = {"own": "own weights", "streamed": "weights along the wire", "total": "own and along the wire"}
 PANEL = 440
@@ -60,7 +74,9 @@ def circuit_matrices(table: pd.DataFrame) -> go.Figure:
     figure = make_subplots(rows=rows, cols=2, **layout)
     for number, panel in enumerate(grid):
         if panel:
-            _add(figure, panel, reach[panel.kind], f"coloraxis{kinds.index(panel.kind) + 1}", {"row": number // 2 + 1, "col": number % 2 + 1})
+            _add(
+                figure, panel, reach[panel.kind], f"coloraxis{kinds.index(panel.kind) + 1}", {"row": number // 2 + 1, "col": number % 2 + 1}
+            )
     for number, kind in enumerate(kinds, start=1):
         # One bar is enough: each kind of matrix has its own largest value, which stands in the panel's title.
         bar = {"thickness": 12, "len": 0.4, "outlinewidth": 0, "tickvals": [-reach[kind], 0, reach[kind]], "ticktext": ["−max", "0", "max"]}
@@ -139,11 +155,13 @@ def _caption(table: pd.DataFrame, kinds: list[str], step: int) -> str:
         )
         if not where(table, matrix=OV, part="streamed").empty:
             words.append(
-                "Its own weights and those that arrive along the wire, which read the embedding at the same place, have one colour scale: the"
-                " brighter diagonal is the one that copies."
+                "Its own weights and those that arrive along the wire, which read the same embedding, have one colour scale: where the"
+                " diagonal is brighter, there is more copying (norms of two layers stand before them, whose divisors are taken as equal)."
             )
     if QK in kinds:
-        words.append(f"QK of {names[QK]}: how high a query scores a token directly; a bright diagonal means that it looks for equal tokens.")
+        words.append(
+            f"QK of {names[QK]}: how high a query scores a token directly; a bright diagonal means that it looks for equal tokens."
+        )
     if COMPOSED in kinds:
         source = f"L{heads[COMPOSED]['source_layer']}H{heads[COMPOSED]['source_head']}"
         words.append(
@@ -152,11 +170,11 @@ def _caption(table: pd.DataFrame, kinds: list[str], step: int) -> str:
         )
     if POSITIONS in kinds:
         words.append(
-            f"QK on positions: how high a position scores those that it may look at, by the position vectors alone. {names[POSITIONS]} looks"
-            " at the token before where a row is brightest just below the diagonal."
+            f"QK on positions: how high a position scores those that it may look at, by the position vectors alone. {names[POSITIONS]}"
+            " looks at the token before where a row is brightest just below the diagonal."
         )
     words.append(
-        "Vermilion is positive, blue negative. The norms' centring and learned scales are in the matrices; their divisors, and that of the"
-        " scores, are left out: compare within a panel, not with logits. Rounded here; the table circuit_matrices holds all digits."
+        "Vermilion is positive, blue negative. The norms' centring and learned scales are in the matrices; their divisors, and that of"
+        " the scores, are left out: compare within a panel, not with logits. Rounded here; the table circuit_matrices holds all digits."
     )
     return " ".join(words)

@@ -146,9 +146,9 @@ def wire_cuts(stream: pd.DataFrame) -> go.Figure:
     rows = pd.concat([_of_source(where(rows, run=run), int(found.min()) if len(found) else None) for run, found in sources.items()])
     figure = _panels(rows, CUTS, distinct(rows, "run"))
     words = (
-        "Share of the in-context accuracy that is lost; 1 is all of it. Left: what arrives along the wire is replaced in every layer, by its"
-        " mean over the sequences, by that of another sequence, or by what another head should have received. The last is a control: it"
-        " has the right size and the right sequence, so that a loss shows that each head needs its own partner. Right: what"
+        "Share of the in-context accuracy that is lost; 1 is all of it. Left: what arrives along the wire is replaced in every layer, by"
+        " its mean over the sequences, by that of another sequence, or by what another head should have received. The last is a control:"
+        " sequence and position are right, so that a loss shows that each head needs its own partner. Right: what"
         f" {_layers(sources)} projects for the stream is replaced by another sequence's, and the change travels by the wire alone, by the"
         " residual stream alone, or by both. Where either alone costs nearly everything, both are needed: the parts do not add up. At the"
         " first steps there is little accuracy to lose, and shares mean little. Shaded: 95% interval over sequences."
