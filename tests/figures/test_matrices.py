@@ -97,6 +97,13 @@ def test_a_matrix_of_zeros_and_names_from_outside() -> None:
     assert np.array_equal(figure.data[0].z, np.zeros((len(TEXTS), len(TEXTS)))) and figure.layout.coloraxis.cmax == 1
 
 
+@pytest.mark.parametrize(("largest", "words"), [(400.0, "max 400"), (0.9075, "max 0.91"), (2345.6, "max 2,346"), (0.00123, "max 0.0012")])
+def test_the_largest_value_is_written_out(largest: float, words: str) -> None:
+    figure = circuit_matrices(matrices_table(specs=OF_VALUE[:1]).assign(value=-largest))
+    assert words in figure.layout.annotations[0].text
+    np.testing.assert_allclose(figure.data[0].z, -largest, rtol=0.005)
+
+
 def test_wrong_calls() -> None:
     table = matrices_table()
     with pytest.raises(UsageError, match="no head of the run is named"):

@@ -98,6 +98,9 @@ def test_a_single_checkpoint_is_a_marker_and_one_head_has_no_permuted_cut() -> N
     table = stream_table(steps=(0,))
     figure = wire_cuts(table[table["intervention"] != "permuted"])
     assert {trace.mode for trace in figure.data} == {"markers"} and not any("another head" in trace.name for trace in figure.data)
+    assert "control" not in theme.caption(figure) and "control" in theme.caption(wire_cuts(table))
+    sizes = [trace.marker.size for trace in figure.data if trace.yaxis == "y"]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)  # none hides another
 
 
 def test_names_from_outside_are_text() -> None:

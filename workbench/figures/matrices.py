@@ -68,7 +68,7 @@ def circuit_matrices(table: pd.DataFrame) -> go.Figure:
     panels = [panel for panel in grid if panel]
     kinds = list(dict.fromkeys(panel.kind for panel in panels))
     reach = {kind: max(float(np.nanmax(np.abs(panel.values))) for panel in panels if panel.kind == kind) or 1.0 for kind in kinds}
-    titles = [f"{panel.title}<br><span style='font-size:12px'>max {reach[panel.kind]:.2g}</span>" if panel else "" for panel in grid]
+    titles = [f"{panel.title}<br><span style='font-size:12px'>max {_digits(reach[panel.kind])}</span>" if panel else "" for panel in grid]
     rows = len(grid) // 2
     layout: dict[str, Any] = {"horizontal_spacing": 0.13, "vertical_spacing": 108 / (PANEL * rows), "subplot_titles": titles}
     figure = make_subplots(rows=rows, cols=2, **layout)
@@ -87,6 +87,11 @@ def circuit_matrices(table: pd.DataFrame) -> go.Figure:
     theme.finish(figure, title, _caption(table, kinds, step), height=90 + PANEL * rows)
     figure.update_annotations(font_size=14)
     return figure.update_layout(margin={"t": 104, "b": 64, "l": 70, "r": 16})
+
+
+def _digits(value: float) -> str:
+    """A number with two digits or more, never as a power of ten."""
+    return np.format_float_positional(value, precision=2, fractional=False, trim="-") if value < 10 else f"{value:,.0f}"
 
 
 def _panel(table: pd.DataFrame, kind: str, part: str) -> Panel:
@@ -156,7 +161,7 @@ def _caption(table: pd.DataFrame, kinds: list[str], step: int) -> str:
         if not where(table, matrix=OV, part="streamed").empty:
             words.append(
                 "Its own weights and those that arrive along the wire, which read the same embedding, have one colour scale: where the"
-                " diagonal is brighter, there is more copying (norms of two layers stand before them, whose divisors are taken as equal)."
+                " diagonal is brighter, there is more copying (where norms stand before them, their divisors are taken as equal)."
             )
     if QK in kinds:
         words.append(
@@ -174,7 +179,7 @@ def _caption(table: pd.DataFrame, kinds: list[str], step: int) -> str:
             " looks at the token before where a row is brightest just below the diagonal."
         )
     words.append(
-        "Vermilion is positive, blue negative. The norms' centring and learned scales are in the matrices; their divisors, and that of"
+        "Vermilion is positive, blue negative. The centring and learned scales of norms are in the matrices; their divisors, and that of"
         " the scores, are left out: compare within a panel, not with logits. Rounded here; the table circuit_matrices holds all digits."
     )
     return " ".join(words)

@@ -145,13 +145,19 @@ def wire_cuts(stream: pd.DataFrame) -> go.Figure:
     # Of several source layers the first is drawn: where the embedding's own values go out.
     rows = pd.concat([_of_source(where(rows, run=run), int(found.min()) if len(found) else None) for run, found in sources.items()])
     figure = _panels(rows, CUTS, distinct(rows, "run"))
+    permuted = not where(rows, metric="cut_accuracy_share", intervention="permuted").empty
     words = (
         "Share of the in-context accuracy that is lost; 1 is all of it. Left: what arrives along the wire is replaced in every layer, by"
-        " its mean over the sequences, by that of another sequence, or by what another head should have received. The last is a control:"
-        " sequence and position are right, so that a loss shows that each head needs its own partner. Right: what"
-        f" {_layers(sources)} projects for the stream is replaced by another sequence's, and the change travels by the wire alone, by the"
-        " residual stream alone, or by both. Where either alone costs nearly everything, both are needed: the parts do not add up. At the"
-        " first steps there is little accuracy to lose, and shares mean little. Shaded: 95% interval over sequences."
+        " its mean over the sequences"
+        + (
+            ", by that of another sequence, or by what another head should have received. The last is a control: sequence and position are"
+            " right, so that a loss shows that each head needs its own partner."
+            if permuted
+            else " or by that of another sequence."
+        )
+        + f" Right: what {_layers(sources)} projects for the stream is replaced by another sequence's, and the change travels by the wire"
+        " alone, by the residual stream alone, or by both. Where either alone costs nearly everything, both are needed: the parts do not"
+        " add up. At the first steps there is little accuracy to lose, and shares mean little. Shaded: 95% interval over sequences."
     )
     return theme.finish(figure, "What the wire carries for the behaviour", words, figure.layout["height"])
 
@@ -177,8 +183,11 @@ def _panels(rows: pd.DataFrame, panels: Sequence[Panel], names: Sequence[str]) -
     figure = make_subplots(rows=len(runs), cols=len(drawn), **titles, **layout)
     for row, run in enumerate(runs, start=1):
         for column, panel in enumerate(drawn, start=1):
-            for curve in panel.curves:
-                _add(figure, _rows_of(where(rows, run=run), curve), curve, {"row": row, "col": column})
+            for number, curve in enumerate(panel.curves, start=1):
+                # Where there is one checkpoint, a marker does not hide those under it.
+                _add(
+                    figure, _rows_of(where(rows, run=run), curve), curve, 8 + 4 * (len(panel.curves) - number), {"row": row, "col": column}
+                )
             if panel.limits:
                 figure.update_yaxes(range=list(panel.limits), row=row, col=column)
             else:
@@ -197,7 +206,7 @@ def _rows_of(rows: pd.DataFrame, curve: Curve) -> pd.DataFrame:
     return where(rows, metric=curve.metric, **curve.where).dropna(subset="value").sort_values(by="step")
 
 
-def _add(figure: go.Figure, rows: pd.DataFrame, curve: Curve, place: dict[str, Any]) -> None:
+def _add(figure: go.Figure, rows: pd.DataFrame, curve: Curve, size: int, place: dict[str, Any]) -> None:
     if rows.empty:
         return
     steps, values, low, high = (np.round(numbers(rows, name), DECIMALS) for name in ("step", "value", "ci_low", "ci_high"))
@@ -208,7 +217,7 @@ def _add(figure: go.Figure, rows: pd.DataFrame, curve: Curve, place: dict[str, A
         figure.add_trace(go.Scatter(**around, **band, **group, mode="lines", name="interval", showlegend=False, hoverinfo="skip"), **place)
     shown = not any(trace.name == curve.name for trace in cast(Any, figure.data))
     line = {"color": curve.colour, "dash": curve.dash, "width": 2.2}
-    look: dict[str, Any] = {"mode": theme.line_mode(len(rows)), "line": line, "marker": {"color": curve.colour, "size": 8}}
+    look: dict[str, Any] = {"mode": theme.line_mode(len(rows)), "line": line, "marker": {"color": curve.colour, "size": size}}
     hover = f"{curve.name}<br>{curve.metric}, step %{{x}}: %{{y:.3f}}<extra></extra>"
     trace = go.Scatter(x=steps.tolist(), y=values.tolist(), name=curve.name, showlegend=shown, hovertemplate=hover, **look, **group)
     figure.add_trace(trace, **place)
