@@ -38,6 +38,14 @@ class Tables:
             table.to_csv(part, index=False)
         return self.file(name)
 
+    def replace(self, name: str, table: pd.DataFrame) -> None:
+        """Write a table that has rows; of one that has none, nothing stays, an older one neither."""
+        if len(table):
+            self.write(name, table)
+        else:
+            for file in (self.file(name), self.path / f"{name}.csv"):
+                file.unlink(missing_ok=True)
+
     def read(self, name: str) -> pd.DataFrame | None:
         """A table; None where there is none. Raises CheckpointError where it is damaged."""
         import pandas as pd

@@ -14,6 +14,7 @@ import torch
 
 from tests.small_runs import small_config
 from tests.training import test_classification as classification
+from tests.training import test_regression as regression
 from workbench import Run
 from workbench.config import RunConfig
 from workbench.errors import DivergedError, UsageError, WorkbenchError
@@ -96,6 +97,13 @@ def test_a_classifier_with_identity_and_frozen_weights(tmp_path, fields):
     together(several)
     for member in several:
         assert_alike(Run.load(member.path), alone(member, tmp_path), weights=fields is SGD)
+
+
+def test_numbers_asked_for(tmp_path):
+    several = [Member(regression.config_of(model={"seed": seed}, data_seed=seed, **SGD), tmp_path / f"together/{seed}") for seed in (3, 5)]
+    together(several)
+    for member in several:
+        assert_alike(Run.load(member.path), alone(member, tmp_path))
 
 
 @pytest.mark.parametrize("fields", [{}, {"loss_on": "answered"}, {"grad_clip": 0.05, "weight_decay": 0.1}])

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from workbench.analysis import attention, formation
+from workbench.analysis import attention, circuit_matrices, formation
 from workbench.analysis.data import SEQUENCES, AnalysisData
 from workbench.analysis.emergence import Curves, events
 from workbench.analysis.roles import Roles, name_heads
@@ -188,6 +188,8 @@ def _write(
     for name, table in (*result.items(), *cases.items()):
         run.tables.write(name, compact(table))
     run.tables.write("attention", patterns.assign(**names, step=steps[-1]))
+    matrices = circuit_matrices.matrices_table(model, data, roles)
+    run.tables.replace("circuit_matrices", matrices.assign(**names, step=steps[-1]))
     run.tables.write("tokens", attention.tokens_table(data).assign(**names))
     run.tables.write_summary(summarise(held | result, data, roles))
 

@@ -37,10 +37,10 @@ def circuit_rows(tables: Mapping[str, pd.DataFrame | None], previous: str | None
     """
     chosen: list[tuple[str, str, str, dict[str, Any]]] = [("in-context accuracy", "formation", "in_context_accuracy", {})]
     if previous:
-        chosen.append(("previous-token head", "formation", "previous_token_at_answers", _place(previous)))
+        chosen.append(("previous-token head", "formation", "previous_token_at_answers", place_of(previous)))
     if induction:
-        chosen.append(("trigger match", "formation", "prefix_matching_score", _place(induction)))
-        layer = _place(induction)["layer"]
+        chosen.append(("trigger match", "formation", "prefix_matching_score", place_of(induction)))
+        layer = place_of(induction)["layer"]
         chosen += [("copying", "probes", "copying_probe", {"layer": layer, "part": part}) for part in ("own", "total")]
         mean = {"part": "induction heads", "intervention": "mean"}
         chosen.append(("lost without the induction heads", "causal", "ablation_accuracy_loss", mean))
@@ -113,7 +113,7 @@ def _add(figure: go.Figure, rows: pd.DataFrame, curve: str, colour: str, dash: s
     figure.add_trace(go.Scatter(x=steps, y=values, name=curve, legendgroup=curve, showlegend=shown, **look), **place)
 
 
-def _place(head: str) -> dict[str, int]:
+def place_of(head: str) -> dict[str, int]:
     """Layer and head of a name such as L1H3."""
     match = HEAD_NAME.fullmatch(head)
     if match is None:

@@ -32,6 +32,8 @@ OTHER_DASHES = ("longdashdot", "5px,2px", "2px,4px")
 
 SCORE_SCALE = "Blues"
 """Colour scale of quantities in [0, 1]: darker is larger."""
+DIVERGING_SCALE = [[0.0, BLUE], [0.5, "#FFFFFF"], [1.0, VERMILION]]
+"""Colour scale of quantities on both sides of 0: vermilion is positive, blue negative."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 

@@ -26,6 +26,7 @@ from workbench.figures.hijack_parts import margin_parts
 from workbench.figures.length import accuracy_by_position
 from workbench.figures.tables import REPEATS, distinct, score_tasks, where
 from workbench.report.blocks import Block, Entry, Section
+from workbench.report.circuits import matrices_section, stream_section
 from workbench.report.tables import tables_section
 
 MAX_POSITIONS = 96
@@ -280,6 +281,8 @@ SECTIONS: list[Callable[[Sequence[Entry]], Section | None]] = [
     summary_section,
     formation_section,
     circuit_section,
+    matrices_section,
+    stream_section,
     heads_section,
     hijack_section,
     attention_section,
