@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.browser import unpacked
 from workbench.analysis import formation
 from workbench.analysis.comparison import compare
 from workbench.analysis.data import AnalysisData
@@ -173,15 +174,15 @@ def test_summary_and_report(small_runs, tmp_path, capsys):
     assert "accuracy" not in " ".join(summary["lines"]) and "nats" not in " ".join(summary["lines"])
     analyze_command(run.path, only="formation", out=tmp_path)
     assert "excess_loss" in capsys.readouterr().out
-    page = (tmp_path / "report.html").read_text()
-    assert "Above least squares" in page and "squared error" in page and "cross-entropy (nats)" not in page.split("</script>")[-1]
+    page = unpacked((tmp_path / "report.html").read_text())
+    assert "Above least squares" in page and "squared error" in page and "cross-entropy (nats)" not in page
 
 
 def test_loss_figures_say_what_the_loss_is(small_runs):
     table = small_runs["linear"].table("formation")
     figure = loss_curves(table, numbers=True, references={"excess_loss": 0.0})
     titles = [note.text for note in figure.layout.annotations]
-    assert titles[:3] == ["Where a number is asked for", "Where the context determines it", "Above least squares"]
+    assert titles[:3] == ["All asked positions", "In-context positions", "Above least squares"]
     assert figure.layout.yaxis.title.text == "squared error" and "nats" not in figure.to_json()
     assert loss_curves(table).layout.yaxis.title.text == "cross-entropy (nats)"
 
