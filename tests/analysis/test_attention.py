@@ -107,7 +107,10 @@ def test_read_from_against_a_loop() -> None:
             assert place == max((s for s in range(1, t + 1) if row[s - 1] == row[t]), default=-1)
 
 
-@pytest.mark.parametrize(("cells", "samples", "steps"), [(10**9, 3, 5), (2 * 5 * 726, 2, 5), (5 * 726, 1, 5), (3 * 726, 1, 3), (1, 1, 2)])
+@pytest.mark.parametrize(
+    ("cells", "samples", "steps"),
+    [(10**9, 2, 5), (2 * 5 * 726, 2, 5), (2 * 5 * 726 - 1, 1, 5), (5 * 726, 1, 5), (3 * 726, 1, 3), (1, 1, 2)],
+)
 def test_sequences_are_left_out_before_checkpoints_and_the_ends_stay(
     monkeypatch: pytest.MonkeyPatch, cells: int, samples: int, steps: int
 ) -> None:

@@ -22,7 +22,7 @@ from workbench.model import HookedTransformer
 from workbench.model.attention import STREAM_LETTER
 from workbench.tasks.base import Batch
 
-SAMPLES = 3
+SAMPLES = 2
 """sequences whose patterns are kept"""
 CELLS = 2**23
 """checkpoints x heads x tokens^2 x sequences that a table holds: beyond, sequences are left out first, then checkpoints"""
@@ -108,7 +108,7 @@ def kept_steps(steps: Sequence[int], heads: int, tokens: int, samples: int = SAM
     then checkpoints, evenly, the first and the last of them kept.
 
     >>> kept_steps(range(0, 500, 100), heads=8, tokens=64)
-    ([0, 100, 200, 300, 400], 3)
+    ([0, 100, 200, 300, 400], 2)
     >>> kept_steps(range(0, 500, 100), heads=64, tokens=200)
     ([0, 200, 400], 1)
     """
