@@ -1,4 +1,4 @@
-"""The attention viewer's size in a page, its first drawing and its steps, on patterns of random scores (which deflate badly).
+"""The attention viewer's size in a page, its first drawing and its steps, on patterns of random scores, which deflate worse than a trained model's.
 
 Needs playwright and a chromium (the environment variable CHROMIUM names another than /usr/bin/chromium).
 
@@ -35,7 +35,7 @@ STEPS = """async () => {
 
 
 def synthetic(n_steps: int, n_layers: int, n_heads: int, n_tokens: int) -> ViewerRun:
-    """A run on one sequence whose scores drift over the checkpoints."""
+    """A run on one sequence whose scores drift over the checkpoints, with noise at each."""
     random = np.random.default_rng(0)
     shape = (n_layers, n_heads, n_tokens, n_tokens)
     scores, drift = random.normal(0, 1, shape), random.normal(0, 3, shape)
@@ -43,7 +43,7 @@ def synthetic(n_steps: int, n_layers: int, n_heads: int, n_tokens: int) -> Viewe
     layer, head, _ = (index.reshape(n_layers, n_heads, -1)[..., : len(lower[0])] for index in np.indices((*shape[:2], n_tokens**2)))
     parts = []
     for step in range(n_steps):
-        weights = np.tril(np.exp(scores + drift * step / n_steps))
+        weights = np.tril(np.exp(scores + drift * step / n_steps + random.normal(0, 0.5, shape)))
         values = (weights / weights.sum(axis=-1, keepdims=True))[..., *lower].astype(np.float32)
         columns = {"layer": layer, "head": head, "destination": lower[0] + 0 * layer, "source": lower[1] + 0 * layer}
         table = pd.DataFrame({name: column.ravel().astype(np.int16) for name, column in columns.items()})
