@@ -1,4 +1,5 @@
-"""The attention viewer's size in a page, its first drawing and its steps, on patterns of random scores, which deflate worse than a trained model's.
+"""The attention viewer's size in a page, its first drawing and its steps, on patterns of random scores, which deflate worse
+than a trained model's.
 
 Needs playwright and a chromium (the environment variable CHROMIUM names another than /usr/bin/chromium).
 
@@ -71,9 +72,8 @@ def measure(browser: Browser, run: ViewerRun, budget: int | None) -> None:
         first = page.evaluate("window.first")
         median, worst = page.evaluate(STEPS)
     page.context.close()
-    print(
-        f"  {len(html) / 1e6:5.2f} MB ({kept} kept), first drawing {first:4.0f} ms, a step {median:4.1f} ms (95th percentile {worst:4.1f} ms)"
-    )
+    step = f"a step {median:4.1f} ms (95 % within {worst:4.1f} ms)"
+    print(f"  {len(html) / 1e6:5.2f} MB ({kept} kept), first drawing {first:4.0f} ms, {step}")
 
 
 def main() -> None:

@@ -54,8 +54,8 @@ class Tables:
                 arrow,
                 part,
                 compression="zstd",
-                use_dictionary=[column for column in arrow.column_names if column not in floats],
-                use_byte_stream_split=floats,
+                use_dictionary=[column for column in arrow.column_names if column not in floats],  # pyright: ignore[reportArgumentType]
+                use_byte_stream_split=floats,  # pyright: ignore[reportArgumentType]
             )
         (self.path / f"{name}.csv").unlink(missing_ok=True)
         return self.file(name)

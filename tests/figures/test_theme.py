@@ -41,7 +41,7 @@ def test_translucent() -> None:
     assert theme.translucent("#0072B2", 0.25) == "rgba(0,114,178,0.25)"
 
 
-@pytest.mark.parametrize("module", ["theme", "tables", "formation", "head_curves", "heads", "attention", "length", "amicl"])
+@pytest.mark.parametrize("module", ["theme", "tables", "formation", "head_curves", "heads", "attention", "viewer", "length", "amicl"])
 def test_figures_import_neither_torch_nor_circuitsvis(module: str) -> None:
     code = f"import sys, workbench.figures.{module}; print(sorted({{'torch', 'circuitsvis', 'transformer_lens'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import zlib
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from tests.figures.synthetic import SMALL, Sizes, attention_table, formation_table, tokens_table
+from tests.report.conftest import make_run
 from tests.report.test_page import NASTY
 from workbench.errors import UsageError
 from workbench.figures import viewer
@@ -148,7 +150,7 @@ def test_what_does_not_fit_is_left_out_sequences_first_and_counted(monkeypatch: 
         seen.append(payload.manifest["runs"][0])
     counts = [(len(each["sequences"]), len(each["steps"]), len(each["heads"]), each["positions"]) for each in seen]
     assert counts[1] == (1, 13, 14, 23)
-    for more, less in zip(counts, counts[1:], strict=False):
+    for more, less in itertools.pairwise(counts):
         assert all(one >= other for one, other in zip(more, less, strict=True)) and more != less
     for each in seen:
         assert (each["steps"][0], each["steps"][-1]) == (sizes.steps[0], sizes.steps[-1])
@@ -224,3 +226,13 @@ def test_a_widget_holds_the_same_payload_and_its_view_in_traits() -> None:
     assert (state["step"], state["head"], state["run"]) == (200, "L0H2", None)
     assert "export default" in state["_esm"] and ".wbv" in state["_css"]
     widget.close()
+
+
+def test_a_run_is_shown_by_its_tables_and_its_summary() -> None:
+    run = make_run("value")
+    shown = ViewerRun.of_run(run, "mine")
+    assert (shown.label, shown.stream, shown.roles) == ("mine", "value", {"L0H1": "previous-token head", "L1H2": "induction head"})
+    assert shown.attention is run.tables["attention"] and shown.formation is run.tables["formation"] and shown.emergence is None
+    assert viewer_payload([shown]).manifest["runs"][0]["colour"] == "#D55E00"
+    with pytest.raises(UsageError, match="value has no attention table; analyse it first"):
+        ViewerRun.of_run(replace(run, tables={}))

@@ -486,6 +486,8 @@ class Viewer {
     if (state.colour === "value_weighted") lines.push("Value-weighted: attention times the length of the vector that the head writes from the source (Kobayashi et al. 2020).");
     if (state.colour === "streamed") for (const kind of new Set(shown.map((each) => each.stream).filter((kind) => kind in STREAMED))) lines.push(`Streamed, ${kind} stream: ${STREAMED[kind]}. Blue is negative, orange positive.`);
     if (second && !this.comparable) lines.push("The two runs do not read the same tokens, so there is no difference to show.");
+    const pool = this._pool(run.positions);
+    if (pool > 1) lines.push(`In the small patterns ${pool} x ${pool} positions are one, which has the colour of the strongest.`);
     lines.push(...this.limits);
     lines.push("Row: the position that attends; column: the position attended to. Arrow keys, Home and End move through the checkpoints, space plays; in the large pattern the arrow keys move from cell to cell, Enter locks the row, Escape frees it, Page Up and Page Down move through the checkpoints.");
     this.notes.replaceChildren(...lines.map((text) => element("p", { text })));
@@ -517,7 +519,7 @@ class Viewer {
     for (const panel of Object.values(this.panels)) {
       const drawn = panel.which === "this" || !!second;
       panel.box.hidden = !drawn;
-      panel.size = whole > 0.75 * size ? whole : size;
+      panel.size = whole > 0.75 * size ? whole : Math.max(size, n / ratio);
       panel.cells.width = panel.cells.height = n;
       panel.image = new ImageData(n, n);
       Object.assign(panel.cells.style, { width: `${panel.size}px`, height: `${panel.size}px`, left: `${margin}px`, top: `${TOP}px` });
@@ -660,9 +662,12 @@ class Viewer {
     return "this layer receives no stream";
   }
 
+  /** How many positions are one in a small pattern. */
+  _pool(n) { return Math.max(1, Math.ceil(n / 128)); }
+
   _thumbnail(made) {
     if (!this._loaded) return;
-    const which = this.second ? this.state.small : "this", n = this.run.positions, pool = Math.max(1, Math.ceil(n / 128)), side = Math.ceil(n / pool);
+    const which = this.second ? this.state.small : "this", n = this.run.positions, pool = this._pool(n), side = Math.ceil(n / pool);
     const canvas = made.firstChild;
     if (canvas.width !== side) { canvas.width = canvas.height = side; made.image = null; }
     made.image ??= new ImageData(side, side);

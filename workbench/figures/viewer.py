@@ -20,7 +20,7 @@ import pandas as pd
 from workbench.errors import UsageError
 from workbench.figures.attention import script_json, visible_token
 from workbench.figures.tables import distinct, numbers, require_columns, where
-from workbench.figures.theme import GREY
+from workbench.figures.theme import GREY, variant_colour
 
 ATTENTION_COLUMNS = ("step", "sequence", "layer", "head", "destination", "source", "attention", "value_weighted")
 TOKEN_COLUMNS = ("sequence", "position", "text", "answered", "read_from")
@@ -54,6 +54,28 @@ class ViewerRun:
     roles: Mapping[str, str] = field(default_factory=dict)
     formation: pd.DataFrame | None = None
     emergence: pd.DataFrame | None = None
+
+    @classmethod
+    def of_run(cls, run: Any, label: str | None = None) -> ViewerRun:
+        """An analysed run (a `workbench.runs.Run`, or what has its name, config, tables and summary).
+
+        Raises:
+            UsageError: the run has no table of attention.
+        """
+        attention, tokens = run.table("attention"), run.table("tokens")
+        if attention is None or tokens is None:
+            raise UsageError(f"{run.name} has no attention table; analyse it first")
+        model = run.config.model
+        return cls(
+            label=label or run.name,
+            attention=attention,
+            tokens=tokens,
+            stream=model.stream,
+            colour=variant_colour(model.variant),
+            roles=head_roles(run.summary() or {}),
+            formation=run.table("formation"),
+            emergence=run.table("emergence"),
+        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +123,17 @@ class _Grid:
     sequences: list[int]
     heads: list[tuple[int, int]]
     values: dict[str, np.ndarray]
+
+
+def head_roles(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The heads that a run's summary names, and as what.
+
+    >>> head_roles({"previous_token_head": "L0H1", "induction_heads": ["L1H2"]})
+    {'L0H1': 'previous-token head', 'L1H2': 'induction head'}
+    """
+    previous = summary.get("previous_token_head")
+    roles = {previous: "previous-token head"} if previous else {}
+    return roles | {head: "induction head" for head in summary.get("induction_heads", ()) if head != previous}
 
 
 def viewer_payload(runs: Sequence[ViewerRun], budget: int | None = None) -> Payload:

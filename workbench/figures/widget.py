@@ -19,7 +19,7 @@ class AttentionWidget(anywidget.AnyWidget):
     """Attention over checkpoints, from the tables of one or several runs.
 
     Args:
-        runs: what `workbench.figures.viewer.ViewerRun` takes of each run.
+        runs: analysed runs (`ViewerRun.of_run(run)`; a label tells those of one name apart), or tables of another source.
         view: where it opens: any of the traits below, as keywords.
 
     `run`, `step`, `head` ("L1H2"), `sequence` and `colour` ("attention", "value_weighted", "streamed") say what is shown;

@@ -10,7 +10,7 @@ import pandas as pd
 from workbench.errors import UsageError
 from workbench.figures.attention import DECIMALS, attention_heads_html, attention_patterns, visible_token
 from workbench.figures.tables import where
-from workbench.figures.viewer import ViewerRun, viewer_html, viewer_payload, viewer_script, viewer_style
+from workbench.figures.viewer import ViewerRun, head_roles, viewer_html, viewer_payload, viewer_script, viewer_style
 from workbench.report.blocks import Block, Entry, Section
 
 VIEWER_BUDGET = 2_500_000
@@ -54,13 +54,6 @@ def attention_section(runs: Sequence[Entry]) -> Section | None:
     return Section("attention", "Attention", [*blocks, Block("attention-legend", data=data), *drawn])
 
 
-def roles_of(entry: Entry) -> dict[str, str]:
-    """The heads that the summary names, and as what."""
-    previous = entry.summary.get("previous_token_head")
-    roles = {previous: "previous-token head"} if previous else {}
-    return roles | {head: "induction head" for head in entry.summary.get("induction_heads", ()) if head != previous}
-
-
 def _viewer_blocks(held: Sequence[tuple[Entry, pd.DataFrame, pd.DataFrame]]) -> list[Block]:
     seen: dict[str, int] = {}
     turns = []
@@ -75,7 +68,7 @@ def _viewer_blocks(held: Sequence[tuple[Entry, pd.DataFrame, pd.DataFrame]]) -> 
             tokens=tokens,
             stream=entry.run.config.model.stream,
             colour=entry.colour,
-            roles=roles_of(entry),
+            roles=head_roles(entry.summary),
             formation=entry.table("formation"),
             emergence=entry.table("emergence"),
         )
@@ -98,7 +91,7 @@ def _last_checkpoint(entry: Entry, attention: pd.DataFrame, tokens: pd.DataFrame
     words = where(tokens, sequence=patterns.sequence).sort_values(by="position").head(MAX_POSITIONS)
     length = min(patterns.values.shape[1], MAX_POSITIONS)
     texts = [str(text) for text in words["text"]]
-    roles = roles_of(entry)
+    roles = head_roles(entry.summary)
     # CircuitsVis opens with the first head: one worth seeing.
     order = sorted(range(len(patterns.head_names)), key=lambda head: patterns.head_names[head] not in roles)[:MAX_HEADS]
     names = [patterns.head_names[head] for head in order]

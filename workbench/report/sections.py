@@ -23,8 +23,9 @@ from workbench.figures.hijack import hijack_map, margin_by_context
 from workbench.figures.hijack_curves import PANELS, hijack_curves
 from workbench.figures.hijack_parts import margin_parts
 from workbench.figures.length import accuracy_by_position
-from workbench.figures.tables import REPEATS, distinct, score_tasks, where
-from workbench.report.attention import attention_section, roles_of
+from workbench.figures.tables import REPEATS, distinct, score_tasks
+from workbench.figures.viewer import head_roles
+from workbench.report.attention import attention_section
 from workbench.report.blocks import Block, Entry, Section
 
 ON_REPEATS = ("previous_token_score", "prefix_matching_score")
@@ -114,7 +115,7 @@ def heads_section(runs: Sequence[Entry]) -> Section | None:
     """Scores of every head, over training and as a heat map, on each kind of sequence on which they were measured."""
     tables = [table for entry in runs if (table := entry.table("formation")) is not None]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    roles = {entry.label: roles_of(entry) for entry in runs}
+    roles = {entry.label: head_roles(entry.summary) for entry in runs}
     own = {entry.summary.get("task") for entry in runs}
     blocks: list[Block] = []
     for task in score_tasks(table):
