@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,10 @@ def test_streamed_scores_are_what_the_scores_lose_without_the_wire(stream: str, 
             for b, head, t in np.ndindex(3, HEADS, T):
                 for s in range(T):
                     close(found[b, layer, head, t, s], q[b, t, head] @ k[b, s, head] / WIDTH**0.5 if s <= t else torch.tensor(0.0))
+
+
+def test_the_examples_of_the_docstrings() -> None:
+    assert doctest.testmod(attention) == (0, 12)
 
 
 def test_a_model_without_a_stream_has_no_streamed_part() -> None:

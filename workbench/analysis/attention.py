@@ -77,9 +77,9 @@ def streamed_scores(
     that they meet.
 
     >>> from workbench.config import ModelConfig
-    >>> model = HookedTransformer(ModelConfig(stream="key", d_model=4, n_heads=2, n_ctx=3))
+    >>> model = HookedTransformer(ModelConfig(stream="key", d_model=4, n_heads=2, n_ctx=3, attn_scale=1.0))
     >>> ones = torch.ones(1, 2, 2, 2)
-    >>> streamed_scores(model, 1, 0 * ones, 3 * ones, 2 * ones)[0, 0] * 2**0.5
+    >>> streamed_scores(model, 1, 0 * ones, 3 * ones, 2 * ones)[0, 0]
     tensor([[12.,  0.],
             [12., 12.]])
 
