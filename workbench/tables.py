@@ -46,6 +46,28 @@ class Tables:
             for file in (self.file(name), self.path / f"{name}.csv"):
                 file.unlink(missing_ok=True)
 
+    def write_large(self, name: str, table: pd.DataFrame, **names: str | int) -> Path:
+        """Write a table of many rows as parquet alone, whole or not at all, with `names` as further columns: the integers take
+        almost no room, and the CSV that would take ten times as much is left out (one of an earlier analysis is removed)."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+        for column, value in names.items():
+            repeated = pa.repeat(pa.scalar(value), len(table)).dictionary_encode()
+            arrow = arrow.append_column(column, repeated)
+        floats = [field.name for field in arrow.schema if pa.types.is_floating(field.type)]
+        with beside(self.file(name)) as part:
+            pq.write_table(
+                arrow,
+                part,
+                compression="zstd",
+                use_dictionary=[column for column in arrow.column_names if column not in floats],  # pyright: ignore[reportArgumentType]
+                use_byte_stream_split=floats,  # pyright: ignore[reportArgumentType]
+            )
+        (self.path / f"{name}.csv").unlink(missing_ok=True)
+        return self.file(name)
+
     def read(self, name: str) -> pd.DataFrame | None:
         """A table; None where there is none. Raises CheckpointError where it is damaged."""
         import pandas as pd

@@ -166,6 +166,7 @@ def test_a_run_is_analysed(small_run):
     assert not set(table["metric"]) & {"patching_effect", "in_context_score", "bigram_loss", "ablation_bigram_increase"}
     assert {"ablation_accuracy_loss", "cut_loss_increase", "path_loss_increase", "streamed_output_share"} <= set(table["metric"])
     tokens = small_run.tables.read("tokens")
+    tokens = tokens[tokens["sequence"] == 0]
     assert (
         tokens["text"].iloc[0].startswith("n")
         and tokens["text"].iloc[1].startswith("y")
@@ -173,7 +174,8 @@ def test_a_run_is_analysed(small_run):
     )
     attention = small_run.tables.read("attention")
     _, cache = model.run_with_cache(inputs_embeds=data.batches[data.own].inputs[:1])
-    row = attention[(attention["layer"] == 1) & (attention["destination"] == 12)].sort_values("source")["value"].to_numpy()
+    attention = attention[(attention["step"] == 5) & (attention["sequence"] == 0) & (attention["layer"] == 1)]
+    row = attention[attention["destination"] == 12].sort_values("source")["attention"].to_numpy()
     torch.testing.assert_close(torch.from_numpy(row.copy()), cache["pattern", 1][0, 0, 12], check_dtype=False, atol=1e-5, rtol=1e-5)
 
 

@@ -140,26 +140,29 @@ def test_tables_open_with_pandas(run, table):
     assert not [path for path in run.tables.path.iterdir() if path.suffix not in (".parquet", ".csv", ".json")]
 
 
-def test_the_attention_table_is_the_pattern(run, table):
+def test_the_attention_table_is_the_pattern_of_every_checkpoint(run, table):
     attention = pd.read_parquet(run.tables.file("attention"))
     batch = AnalysisData.of_run(run, SEQUENCES).batches["trigger-bigram"]
-    with torch.no_grad():
-        _, cache = run.model(7).run_with_cache(batch.tokens[:1])
-    found = torch.zeros(2, 3, 13, 13)
-    place = [torch.tensor(attention[name].to_numpy(np.int64, copy=True)) for name in ("layer", "head", "destination", "source")]
-    found[*place] = torch.tensor(attention["value"].to_numpy(copy=True))
-    assert torch.equal(found, torch.stack([cache["pattern", layer][0] for layer in range(2)]))
-    assert len(attention) == 2 * 3 * 13 * 14 / 2
-    assert set(attention["sequence"]) == {0} and set(attention["step"]) == {7} and set(attention["run"]) == {"r"}
+    place = [torch.tensor(attention[name].to_numpy(np.int64, copy=True)) for name in ("sequence", "layer", "head", "destination", "source")]
+    for step in run.steps:
+        with torch.no_grad():
+            _, cache = run.model(step).run_with_cache(batch.tokens[:2])
+        at = torch.tensor((attention["step"] == step).to_numpy(copy=True))
+        found = torch.zeros(2, 2, 3, 13, 13)
+        found[*(index[at] for index in place)] = torch.tensor(attention["attention"].to_numpy(copy=True))[at]
+        assert torch.equal(found, torch.stack([cache["pattern", layer] for layer in range(2)], dim=1))
+    assert len(attention) == len(run.steps) * 2 * 2 * 3 * 13 * 14 / 2
+    assert set(attention["sequence"]) == {0, 1} and set(attention["run"]) == {"r"} and set(attention["step"]) == set(run.steps)
+    assert not run.tables.file("attention").with_suffix(".csv").exists()
 
 
 def test_the_tokens_table_is_the_sample(run, table):
     tokens = pd.read_parquet(run.tables.file("tokens"))
     batch = AnalysisData.of_run(run, SEQUENCES).batches["trigger-bigram"]
-    assert tokens["position"].tolist() == list(range(13)) and set(tokens["sequence"]) == {0}
-    assert tokens["token"].tolist() == batch.tokens[0].tolist()
-    assert tokens["answered"].tolist() == batch.answered[0].tolist()
-    assert tokens["text"].tolist() == run.task.to_strings(batch.tokens[0].tolist())
+    assert tokens["position"].tolist() == list(range(13)) * 2 and tokens["sequence"].tolist() == [0] * 13 + [1] * 13
+    assert tokens["token"].tolist() == batch.tokens[:2].flatten().tolist()
+    assert tokens["answered"].tolist() == batch.answered[:2].flatten().tolist()
+    assert tokens["text"].tolist() == run.task.to_strings(batch.tokens[:2].flatten().tolist())
 
 
 def test_the_summary_is_of_the_last_checkpoint(run, table):

@@ -58,33 +58,43 @@ def formation_table(
 
 
 def attention_table(run: str = "none", variant: str = "none", seed: int = 0, sizes: Sizes = SMALL) -> pd.DataFrame:
-    """One run's attention at the last two steps, on two sequences: L0H1 attends one back, L1H2 seven back, the others anywhere."""
+    """One run's attention at every step, on two sequences: L0H1 comes to attend one back, L1H2 seven back, the others anywhere.
+    With a stream in the variant's name, layers from 1 on have a streamed part (for a value stream a share of each source)."""
     random = np.random.default_rng([seed, len(variant)])
-    destination, source = np.tril_indices(sizes.n_tokens)
+    lower = np.tril_indices(sizes.n_tokens)
+    shape = (sizes.n_layers, sizes.n_heads, sizes.n_tokens, sizes.n_tokens)
+    layer, head = (index.reshape(*shape[:2], 1) for index in np.indices(shape[:2]))
     parts = []
-    for step in sizes.steps[-2:]:
+    for step in sizes.steps:
         for sequence in range(2):
-            for layer in range(sizes.n_layers):
-                for head in range(sizes.n_heads):
-                    scores = random.normal(0, 1, (sizes.n_tokens, sizes.n_tokens))
-                    lag = {(0, 1): 1, (1, 2): 7}.get((layer, head))
-                    if lag is not None:
-                        scores += 8 * np.eye(sizes.n_tokens, k=-lag)
-                    weights = np.tril(np.exp(scores))
-                    pattern = weights / weights.sum(axis=1, keepdims=True)
-                    place = {"step": step, "sequence": sequence, "layer": layer, "head": head}
-                    parts.append(
-                        pd.DataFrame({"destination": destination, "source": source, "value": pattern[destination, source]}).assign(**place)
-                    )
+            scores = random.normal(0, 1, shape)
+            for (at_layer, at_head), lag in {(0, 1): 1, (1, 2): 7}.items():
+                scores[at_layer, at_head] += 8 * step / sizes.steps[-1] * np.eye(sizes.n_tokens, k=-lag)
+            weights = np.tril(np.exp(scores))
+            pattern = weights / weights.sum(axis=-1, keepdims=True)
+            lengths = random.uniform(0.2, 3.0, (*shape[:2], 1, shape[2]))
+            values = {"attention": pattern, "value_weighted": pattern * lengths}
+            if variant != "none":
+                share = random.uniform(-0.5, 1, (*shape[:2], 1, shape[2])) * lengths
+                streamed = pattern * share if variant == "value" else np.tril(random.normal(0, 2, shape))
+                streamed[0] = np.nan
+                values["streamed"] = streamed
+            columns = {name: value[..., *lower].ravel().astype(np.float32) for name, value in values.items()}
+            each = np.broadcast_to(0, (*shape[:2], len(lower[0])))
+            place = {"layer": layer, "head": head, "destination": lower[0], "source": lower[1]}
+            place = {name: (each + index).ravel().astype(np.int16) for name, index in place.items()}
+            parts.append(pd.DataFrame({"step": np.int32(step), "sequence": np.int16(sequence), **place, **columns}))
     return pd.concat(parts, ignore_index=True).assign(run=run, variant=variant, seed=seed)
 
 
 def tokens_table(texts: Sequence[str], run: str = "none", variant: str = "none", seed: int = 0) -> pd.DataFrame:
-    """The tokens of the two sequences (the second is the first, reversed); every fifth position is answered."""
+    """The tokens of the two sequences (the second is the first, reversed); every fifth position is answered, from three before."""
     parts = []
     for sequence, words in enumerate([list(texts), list(texts)[::-1]]):
         position = np.arange(len(words))
-        columns = {"position": position, "token": position, "text": words, "answered": position % 5 == 4}
+        answered = position % 5 == 4
+        columns = {"position": position, "token": position, "text": words, "answered": answered}
+        columns["read_from"] = np.where(answered, position - 3, -1)
         parts.append(pd.DataFrame(columns).assign(sequence=sequence))
     return pd.concat(parts, ignore_index=True).assign(run=run, variant=variant, seed=seed)
 

@@ -35,9 +35,9 @@ def test_patterns_are_the_values_of_the_table_in_their_places() -> None:
     assert patterns.values.shape == (6, SMALL.n_tokens, SMALL.n_tokens)
     expected = np.zeros_like(patterns.values)
     for row in table[(table["step"] == patterns.step) & (table["sequence"] == 0)].itertuples():
-        expected[patterns.head_names.index(f"L{row.layer}H{row.head}"), row.destination, row.source] = row.value  # type: ignore[index]
+        expected[patterns.head_names.index(f"L{row.layer}H{row.head}"), row.destination, row.source] = row.attention  # type: ignore[index]
     np.testing.assert_array_equal(patterns.values, expected)
-    np.testing.assert_allclose(patterns.values.sum(axis=-1), 1)
+    np.testing.assert_allclose(patterns.values.sum(axis=-1), 1, rtol=1e-5)
 
 
 def test_a_step_and_a_sequence_can_be_chosen() -> None:
@@ -52,8 +52,8 @@ def test_patterns_of_several_runs_or_of_no_step_are_refused() -> None:
         attention.attention_patterns(pd.concat([attention_table("a"), attention_table("b")]))
     with pytest.raises(UsageError, match="no step 7"):
         attention.attention_patterns(attention_table(), step=7)
-    with pytest.raises(UsageError, match="lacks the columns value"):
-        attention.attention_patterns(attention_table().drop(columns="value"))
+    with pytest.raises(UsageError, match="lacks the columns attention"):
+        attention.attention_patterns(attention_table().drop(columns="attention"))
 
 
 def test_the_script_cannot_end_its_element_and_asks_for_nothing() -> None:

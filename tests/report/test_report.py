@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -14,8 +15,8 @@ from tests.browser import unpacked
 from tests.figures.synthetic import Sizes, training_metrics
 from tests.report.conftest import make_run
 from workbench.errors import UsageError, WorkbenchError
-from workbench.report import sections
-from workbench.report.blocks import entries
+from workbench.report import attention
+from workbench.report.blocks import Block, Section, entries
 from workbench.report.build import render_report, write_report
 
 
@@ -25,7 +26,11 @@ def section_ids(html: str) -> list[str]:
 
 def visible(html: str) -> str:
     """The page without scripts and styles."""
-    return re.sub(r"<(script|style)>.*?</\1>", "", html, flags=re.DOTALL)
+    return re.sub(r"<(script|style)[^>]*>.*?</\1>", "", html, flags=re.DOTALL)
+
+
+def circuitsvis(section: Section) -> list[Block]:
+    return [block for block in section.blocks if block.kind == "attention"]
 
 
 def test_a_full_report_has_every_section_once_and_each_library_once(tmp_path: Path) -> None:
@@ -92,26 +97,26 @@ def test_floors_on_which_runs_disagree_are_not_drawn() -> None:
 
 def test_patterns_beyond_the_budget_are_named_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [make_run("none"), make_run("value")]
-    section = sections.attention_section(entries(runs))
+    section = attention.attention_section(entries(runs))
     assert section is not None
-    monkeypatch.setattr(sections, "PATTERN_BUDGET", len(section.blocks[1].html) + 1)
+    monkeypatch.setattr(attention, "PATTERN_BUDGET", len(circuitsvis(section)[0].html) + 1)
     html = render_report(runs)
     assert html.count("CircuitsVis.render(") == 1
     assert "Left out to keep this file small: value." in html
 
 
 def test_a_long_sequence_is_shown_in_part_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sections, "MAX_POSITIONS", 7)
+    monkeypatch.setattr(attention, "MAX_POSITIONS", 7)
     html = render_report([make_run()])
     assert "The first 7 of 11 positions." in html
     assert len(re.findall(r"<li( class=\"answered\")?><bdi>", html)) == 7
 
 
 def test_of_many_heads_those_with_a_role_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sections, "MAX_HEADS", 3)
-    section = sections.attention_section(entries([make_run()]))
+    monkeypatch.setattr(attention, "MAX_HEADS", 3)
+    section = attention.attention_section(entries([make_run()]))
     assert section is not None
-    assert '"attentionHeadNames":["L0H1","L1H2","L0H0"]' in section.blocks[1].html
+    assert '"attentionHeadNames":["L0H1","L1H2","L0H0"]' in circuitsvis(section)[0].html
     assert "3 of 6 heads." in render_report([make_run()])
 
 
@@ -126,7 +131,33 @@ def test_one_run_of_the_largest_size_always_fits(monkeypatch: pytest.MonkeyPatch
 def test_eight_runs_of_the_size_of_the_demo_fit_in_eight_megabytes() -> None:
     sizes = Sizes(n_layers=2, n_heads=4, n_tokens=64, n_steps=40)
     runs = [make_run(variant, seed, sizes, name=f"{variant}/seed_{seed}") for variant in ("none", "value") for seed in range(4)]
-    assert len(render_report(runs).encode()) < 8_000_000
+    html = render_report(runs)
+    assert len(html.encode()) < 8_000_000
+    # Four runs are in the viewer, two of each variant; the others are named.
+    assert "Not in this viewer, to keep the file small: none/seed_2, none/seed_3, value/seed_2, value/seed_3." in html
+
+
+def test_the_viewer_keeps_within_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = entries([make_run("none"), make_run("value")])
+    whole = payload(attention.attention_section(runs))
+    monkeypatch.setattr(attention, "VIEWER_BUDGET", int(0.8 * len(whole)))
+    less = payload(attention.attention_section(runs))
+    assert len(less) <= 0.8 * len(whole) + 100
+    for text, sequences in ((whole, 2), (less, 1)):
+        for run in json.loads(text)["manifest"]["runs"]:
+            assert (len(run["sequences"]), run["all_sequences"]) == (sequences, 2)
+
+
+def payload(section: Section | None) -> str:
+    assert section is not None and section.blocks[0].kind == "viewer"
+    return re.findall(r'application/json">(.*?)</script>', section.blocks[0].html)[0]
+
+
+def test_tables_of_an_earlier_form_are_left_out() -> None:
+    run = make_run()
+    run.tables["attention"] = run.tables["attention"].rename(columns={"attention": "value"})
+    html = render_report([run])
+    assert section_ids(html) == ["summary", "formation", "circuit", "heads", "provenance"]
 
 
 def test_a_report_on_nothing_is_refused(tmp_path: Path) -> None:

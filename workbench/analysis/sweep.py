@@ -6,7 +6,6 @@ import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import pandas as pd
 import torch
@@ -41,7 +40,7 @@ def analyze(
     """Measure a run, over its checkpoints (or those of `steps`), or a model, on its task or on repeated tokens.
 
     `only` lists sections or metrics (default: all sections). Heads are named at the last checkpoint, on half of the
-    sequences. For a run, the tables, patterns of a sample sequence and the summary are also written to `run.tables`,
+    sequences. For a run, the tables, patterns of sample sequences and the summary are also written to `run.tables`,
     unless `write` is false: once everything is measured, or not at all. `causal_every` measures the section causal, by far
     the most expensive, at every n-th of the checkpoints only, counted back from the last. `watch` is told how many
     checkpoints are measured; where it answers True, KeyboardInterrupt is raised and nothing is written.
@@ -72,7 +71,7 @@ def analyze(
     swept.measure(causal_every, progress, watch)
     result = swept.tables()
     if write:
-        _write(target, result, swept.case_tables(), model, data, roles, chosen_steps, swept.names)
+        _write(target, result, swept, data, roles, chosen_steps)
     return compact(pd.concat(result.values(), ignore_index=True) if result else tabulate([]))
 
 
@@ -103,6 +102,7 @@ class _Sweep:
         self.parts: dict[str, list[pd.DataFrame]] = {section: [] for section in sections}
         self.cases: dict[str, list[pd.DataFrame]] = {}
         self.curves = Curves(roles, data.own, model.config)
+        self.patterns = attention.PatternsOverSteps(data, steps, model.config.n_layers * model.config.n_heads)
 
     def measure(self, causal_every: int, progress: bool, watch: Callable[[int, str], bool] | None) -> None:
         """Every section at every checkpoint, the section causal at every n-th, counted back from the last."""
@@ -115,6 +115,8 @@ class _Sweep:
             for section in self.parts:
                 if section != "causal" or left % causal_every == 0:
                     self._measure(section, step, last=not left)
+            with _evaluating(self.model):
+                self.patterns.add(step, self.model)
             done = len(self.steps) - left
             if watch is not None and watch(done, ""):
                 raise KeyboardInterrupt(f"stopped at checkpoint {done} of {len(self.steps)}; nothing was written")
@@ -168,29 +170,18 @@ def _in_single_precision(model: HookedTransformer) -> HookedTransformer:
     return copy.deepcopy(model).float()
 
 
-def _write(
-    run: Run,
-    result: dict[str, pd.DataFrame],
-    cases: dict[str, pd.DataFrame],
-    model: HookedTransformer,
-    data: AnalysisData,
-    roles: Roles,
-    steps: Sequence[int],
-    names: dict[str, Any],
-) -> None:
-    with _evaluating(model):
-        patterns = attention.patterns_table(model, data)
+def _write(run: Run, result: dict[str, pd.DataFrame], swept: _Sweep, data: AnalysisData, roles: Roles, steps: Sequence[int]) -> None:
     held = _held(run, steps)
     if EMERGENCE in held and EMERGENCE in result:
         # Events whose curves were not measured this time are still those of these checkpoints.
         others = held[EMERGENCE][~held[EMERGENCE]["part"].isin(result[EMERGENCE]["part"])]
         result[EMERGENCE] = pd.concat([result[EMERGENCE], others], ignore_index=True)
-    for name, table in (*result.items(), *cases.items()):
+    for name, table in (*result.items(), *swept.case_tables().items()):
         run.tables.write(name, compact(table))
-    run.tables.write("attention", patterns.assign(**names, step=steps[-1]))
-    matrices = circuit_matrices.matrices_table(model, data, roles)
-    run.tables.replace("circuit_matrices", matrices.assign(**names, step=steps[-1]))
-    run.tables.write("tokens", attention.tokens_table(data).assign(**names))
+    matrices = circuit_matrices.matrices_table(swept.model, data, roles)
+    run.tables.replace("circuit_matrices", matrices.assign(**swept.names, step=steps[-1]))
+    run.tables.write_large("attention", swept.patterns.table(), **swept.names)
+    run.tables.write("tokens", swept.patterns.tokens_table().assign(**swept.names))
     run.tables.write_summary(summarise(held | result, data, roles))
 
 

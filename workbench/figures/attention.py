@@ -22,7 +22,7 @@ import pandas as pd
 from workbench.errors import UsageError, WorkbenchError
 from workbench.figures.tables import distinct, numbers, require_columns, where
 
-ATTENTION_COLUMNS = ("run", "step", "sequence", "layer", "head", "destination", "source", "value")
+ATTENTION_COLUMNS = ("run", "step", "sequence", "layer", "head", "destination", "source", "attention")
 DECIMALS = 4
 """Patterns in a page are rounded to this many decimals; the attention table holds the exact values."""
 
@@ -66,7 +66,7 @@ def attention_patterns(attention: pd.DataFrame, *, step: int | None = None, sequ
     index = np.array([place[name] for name in zip(layer.tolist(), head.tolist(), strict=True)])
     length = int(destination.max()) + 1
     values = np.zeros((len(heads), length, length))
-    values[index, destination, source] = numbers(rows, "value")
+    values[index, destination, source] = numbers(rows, "attention")
     return Patterns(step, sequence, [f"L{layer}H{head}" for layer, head in heads], values)
 
 

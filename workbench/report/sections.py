@@ -16,7 +16,6 @@ import plotly.graph_objects as go
 
 from workbench.errors import UsageError
 from workbench.figures import formation as curves
-from workbench.figures.attention import DECIMALS, attention_heads_html, attention_patterns, visible_token
 from workbench.figures.circuit import HEAD_NAME, circuit_curves, circuit_rows
 from workbench.figures.head_curves import SCORE_TITLES, score_curves
 from workbench.figures.heads import score_heat_map
@@ -24,26 +23,18 @@ from workbench.figures.hijack import hijack_map, margin_by_context
 from workbench.figures.hijack_curves import PANELS, hijack_curves
 from workbench.figures.hijack_parts import margin_parts
 from workbench.figures.length import accuracy_by_position
-from workbench.figures.tables import REPEATS, distinct, score_tasks, where
+from workbench.figures.tables import REPEATS, distinct, score_tasks
+from workbench.figures.viewer import head_roles
+from workbench.report.attention import attention_section
 from workbench.report.blocks import Block, Entry, Section
 from workbench.report.circuits import matrices_section, stream_section
 from workbench.report.tables import tables_section
 
-MAX_POSITIONS = 96
-"""Positions of the sample sequence that are drawn: the early part of a causal pattern is complete in itself."""
-
 ON_REPEATS = ("previous_token_score", "prefix_matching_score")
 """Scores of heads that are drawn for repeated random tokens."""
 
-MAX_HEADS = 16
-"""Heads of one run that are drawn, those with a role first."""
-
 MAX_HIJACK_RUNS = 4
 """Runs whose prompts are drawn: the map of one run of 41 checkpoints takes some 200 KB."""
-
-PATTERN_BUDGET = 900_000
-"""Characters of attention patterns in a report: with the libraries (6.1 MB) and the figures, the page of eight runs of
-the demo's size stays under 8 MB. A run of the largest size fits; later runs are named where they do not."""
 
 
 def summary_section(runs: Sequence[Entry]) -> Section:
@@ -135,7 +126,7 @@ def heads_section(runs: Sequence[Entry]) -> Section | None:
     """Scores of every head, over training and as a heat map, on each kind of sequence on which they were measured."""
     tables = [table for entry in runs if (table := entry.table("formation")) is not None]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    roles = {entry.label: _roles(entry) for entry in runs}
+    roles = {entry.label: head_roles(entry.summary) for entry in runs}
     own = {entry.summary.get("task") for entry in runs}
     blocks: list[Block] = []
     for task in score_tasks(table):
@@ -155,12 +146,6 @@ def heads_section(runs: Sequence[Entry]) -> Section | None:
             blocks.append(Block("figure", figure=score_curves(rows, task=task, roles=roles, metrics=followed)))
         blocks.append(Block("figure", figure=score_heat_map(rows, task=task)))
     return Section("heads", "Heads", blocks) if blocks else None
-
-
-def _roles(entry: Entry) -> dict[str, str]:
-    previous = entry.summary.get("previous_token_head")
-    roles = {previous: "previous-token head"} if previous else {}
-    return roles | {head: "induction head" for head in entry.summary.get("induction_heads", ()) if head != previous}
 
 
 def hijack_section(runs: Sequence[Entry]) -> Section | None:
@@ -204,48 +189,6 @@ def _hijack_figures(table: pd.DataFrame, prompts: pd.DataFrame | None) -> list[g
         with suppress(UsageError):  # older tables, and runs too short to be fitted, lack what some figure shows
             figures.append(draw())
     return figures
-
-
-def attention_section(runs: Sequence[Entry]) -> Section | None:
-    """Every head's attention on the first sample sequence, at the last checkpoint of each run."""
-    blocks: list[Block] = []
-    left_out: list[str] = []
-    room = PATTERN_BUDGET
-    for number, entry in enumerate(runs):
-        attention, tokens = entry.table("attention"), entry.table("tokens")
-        if attention is None or tokens is None:
-            continue
-        block = _attention_block(entry, attention, tokens, f"attention-{number}")
-        if len(block.html) > room:
-            left_out.append(entry.label)
-            continue
-        room -= len(block.html)
-        blocks.append(block)
-    if not blocks and not left_out:
-        return None
-    data = {"decimals": DECIMALS, "max_positions": MAX_POSITIONS, "left_out": left_out, "drawn": bool(blocks)}
-    return Section("attention", "Attention", [Block("attention-legend", data=data), *blocks])
-
-
-def _attention_block(entry: Entry, attention: pd.DataFrame, tokens: pd.DataFrame, div_id: str) -> Block:
-    patterns = attention_patterns(attention)
-    words = where(tokens, sequence=patterns.sequence).sort_values(by="position").head(MAX_POSITIONS)
-    length = min(patterns.values.shape[1], MAX_POSITIONS)
-    texts = [str(text) for text in words["text"]]
-    roles = _roles(entry)
-    # CircuitsVis opens with the first head: one worth seeing.
-    order = sorted(range(len(patterns.head_names)), key=lambda head: patterns.head_names[head] not in roles)[:MAX_HEADS]
-    names = [patterns.head_names[head] for head in order]
-    html = attention_heads_html(texts, patterns.values[order, :length, :length], names, div_id)
-    strip = [
-        {"position": int(position), "text": visible_token(text), "answered": bool(answered)}
-        for position, text, answered in zip(words["position"], texts, words["answered"], strict=True)
-    ]
-    answered = [token for token in strip if token["answered"]]
-    data = {"label": entry.label, "step": patterns.step, "sequence": patterns.sequence, "tokens": strip, "answered": answered}
-    data |= {"shown": length, "length": patterns.values.shape[1], "roles": roles}
-    data |= {"heads_shown": len(names), "heads": len(patterns.head_names)}
-    return Block("attention", html=html, data=data)
 
 
 def length_section(runs: Sequence[Entry]) -> Section | None:
