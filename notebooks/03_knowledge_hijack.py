@@ -78,9 +78,7 @@ rates = [
     {"t3": t3, "hijacked": float((hijack.margin(gap, odds, Strengths(t2=6.0, t3=float(t3))) < 0).double().mean())}
     for t3 in np.linspace(0, 4, 41)
 ]
-px.line(
-    rates, x="t3", y="hijacked", template=TEMPLATE, range_y=[-0.02, 1.02], title="Prompts hijacked, by the weight of the bigrams (t2 = 6)"
-)
+px.line(rates, x="t3", y="hijacked", template=TEMPLATE, range_y=[-0.02, 1.02], title="Share of prompts that are hijacked, with t2 = 6")
 
 # %% [markdown]
 # ## A trained model

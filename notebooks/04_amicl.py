@@ -49,9 +49,9 @@ comparison(trials)[["a", "value", "ci_low", "ci_high", "n", "published"]].round(
 # %% [markdown]
 # ## Change the strength, and what counts as alike
 #
-# The four similarities on the same sequences. See that the dot product climbs steeply between a = 1 and 1.5 (diamonds: the published values).
-# Pearson's correlation stays below a dotted line however large a is: the first object has nothing before it, so its key is a bare object,
-# and where it is of the query's class it wins.
+# The four similarities on the same sequences. See that the dot product climbs steeply between a = 1 and 1.5 (diamonds: the published
+# values). Pearson's correlation stays below a dotted line however large a is: the first object has nothing before it, so its key is a bare
+# object, and where it is of the query's class it wins.
 
 # %%
 strengths = by_strength(trials, quick=True)

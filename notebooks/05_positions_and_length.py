@@ -88,7 +88,7 @@ pattern_panels(runs["relative"].attention(), [f"L0H{head}" for head in range(4)]
 #
 # Each takes a line or two; what we found is in [answers.md](answers.md), 5.
 #
-# 1. Does a third layer help a model without positions? `start.override(model={**variant_fields("none-nopos"), "n_layers": 3})`, with another
-#    folder.
+# 1. Does a third layer help a model without positions? `start.override(model={**variant_fields("none-nopos"), "n_layers": 3})`, in
+#    another folder.
 # 2. And sinusoidal positions, which have no table that ends? Add `"sinusoidal"` to the list above and run the notebook again.
 # 3. Is accuracy at far positions a good test of the circuit? Compare the two upper panels for *standard*.

@@ -104,6 +104,13 @@ mine
 accuracy_curves(mine.table("formation"))
 
 # %% [markdown]
+# A head of layer 0 should note the token before, as ever; heads of layer 1 should look, from a letter, at the code that followed it
+# earlier. See that rows of letters and rows of codes differ: nothing is to be found at a code.
+
+# %%
+pattern_panels(mine.attention())
+
+# %% [markdown]
 # A task need not be registered to ask one model about it: `analyze` also takes a model and a task, and gives the table.
 
 # %%
@@ -174,6 +181,6 @@ read(language_model, [Prompt(prompt, context="Rome", prior="Paris")], words), to
 #
 # Each takes a line or two; what we found is in [answers.md](answers.md), 6.
 #
-# 1. Where does the cipher's induction head look? `pattern_panels(mine.attention())`.
+# 1. When does layer 1 begin to look at codes? `pattern_panels(mine.attention(step=120))`, and other steps of `mine.steps`.
 # 2. Does the cipher need the wire? Train it with `stream="none"`, in another folder, and compare: `compare([mine, other_run])`.
 # 3. What does an error look like? `ModelConfig(n_head=4)`, or `mine.analyze("hijack")`.

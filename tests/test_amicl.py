@@ -364,7 +364,7 @@ def test_labels_that_stand_nowhere_are_told():
     drawn = draw(AmiclConfig(d=7, n_classes=5, n_tokens=6), 11, np.random.default_rng(0))
     labels = drawn.labels.copy()
     labels[3, 2] += 1
-    with pytest.raises(UsageError, match="number for number .*; in 1 of 11 it does not"):
+    with pytest.raises(UsageError, match=r"number for number .*; in 1 of 11 it does not"):
         Sequences(drawn.tokens, labels)
     with pytest.raises(UsageError, match="in 11 of 11"):
         Sequences(drawn.tokens, 0.1 * drawn.labels.astype(float))
