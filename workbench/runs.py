@@ -291,8 +291,8 @@ class Run:
 
     def attention(self, step: int | None = None, sequence: int = 0) -> pd.DataFrame:
         """Every head's pattern on one sequence at any saved step (default: the last), analysed or not: the table that the figures of
-        attention take. See workbench.analysis.attention.attention_at for its columns."""
-        from workbench.analysis.attention import attention_at
+        attention take. See workbench.analysis.attention_at for its columns."""
+        from workbench.analysis.attention_at import attention_at
 
         return attention_at(self, step, sequence)
 
