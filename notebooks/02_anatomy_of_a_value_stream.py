@@ -30,11 +30,10 @@ from workbench.evaluation import evaluate, masked_mean
 from workbench.figures.heads import score_heat_map
 from workbench.figures.theme import TEMPLATE
 
-torch.set_grad_enabled(False)
 config = presets["trigger-bigram"].override(model={"stream": "value"}, train={"steps": pace(600, 30), "checkpoint_every": pace(15, 10)})
-with torch.enable_grad():
-    run = train(config, RUNS / "trigger-bigram" / "value" / "seed_0", resume=True, progress=False)
+run = train(config, RUNS / "trigger-bigram" / "value" / "seed_0", resume=True, progress=False)
 last = run.analyze(["formation", "circuits", "stream"], steps=run.steps[-1:], sequences=pace(256, 16), write=False)
+torch.set_grad_enabled(False)  # nothing is trained from here on
 
 # %% [markdown]
 # ## Roles

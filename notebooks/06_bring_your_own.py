@@ -146,11 +146,13 @@ other.analyze("formation", sequences=pace(256, 16)).query("metric == 'prefix_mat
 # %%
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from workbench.analysis.vocabulary import TokenizerWords
 from workbench.analysis.word_prompts import Prompt, read, top_answers
 from workbench.pretrained import load_pretrained
 
+disable_progress_bar()
 text = "The capital of France is Paris. The capital of Italy is Rome."
 bpe = Tokenizer(models.BPE())
 bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
