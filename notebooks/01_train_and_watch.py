@@ -57,9 +57,9 @@ none
 # %% [markdown]
 # ## When does the context count?
 #
-# In-context accuracy is the share of right answers where the context has shown the answer. Look for the *shape*: nothing happens for a
-# while, then the curve climbs within some hundred steps, earlier with the value stream than without. The curves are drawn from the
-# evaluations during training.
+# In-context accuracy is the share of right answers where the context has shown the answer. Look for the *shape*: a first rise to nearly one
+# half in both, which needs no induction head; a plateau; and a second rise to one, earlier with the value stream than without. The curves
+# are drawn from the evaluations during training.
 
 # %%
 curves = [from_metrics(run.metrics(), run=run.name, variant=run.config.model.variant, seed=0) for run in (none, value)]
@@ -72,8 +72,9 @@ accuracy_curves(pd.concat(curves), threshold=0.95)
 # of attention between 0 and 1: *previous-token* (does a head look at the token before, where it matters?) and *prefix matching* (does it
 # look at what followed the earlier occurrence of its token?).
 #
-# See that a head of layer 0 (orange) and heads of layer 1 (purple) rise together: one notes the token before, the others look for it. Heads
-# that are grey do neither. With the value stream, prefix matching rises first, and the previous-token head follows.
+# See that they rise with the second rise of accuracy: a head of layer 0 (orange) notes the token before, the heads of layer 1 (purple) look
+# for it. Grey heads do neither. In both models prefix matching comes first and the previous-token head follows; with the value stream all of
+# it comes some ninety steps earlier.
 
 # %%
 for run in (none, value):
@@ -94,7 +95,8 @@ value
 
 # %% [markdown]
 # The table `emergence` holds the events in numbers: `threshold_step` is the first checkpoint at which a curve is as high as `baseline`
-# says. Copying through own and streamed weights together comes long before the answers do.
+# says. See when the weights of layer 1 copy half of the vocabulary: with the value stream at once, long before the answers; without it, not
+# before the heads match.
 
 # %%
 events = pd.concat([run.table("emergence") for run in (none, value)])
@@ -110,8 +112,9 @@ events.query("metric == 'threshold_step'")[["variant", "part", "layer", "head", 
 pattern_panels(value.attention(step=0))
 
 # %% [markdown]
-# At the end: a line one below the diagonal is a previous-token head (layer 0). Heads of layer 1 show single dark cells, each at what
-# followed an earlier occurrence of the token. Hover to read the tokens. `attention` works at every saved checkpoint.
+# At the end: a line one below the diagonal is the previous-token head (L0H1); one on the diagonal is a head that looks at its own position.
+# Heads of layer 1 show single dark cells, each at what followed an earlier occurrence of the token. Hover to read the tokens. `attention`
+# works at every saved checkpoint.
 
 # %%
 pattern_panels(value.attention())

@@ -17,7 +17,7 @@
 # ([Burns et al.](https://arxiv.org/abs/2412.15113), section 2). It is the idea from which the value stream came. You set its one strength,
 # change what counts as alike, and put your own data in.
 #
-# Half a minute on two cores. `WORKBENCH_FAST=1` runs everything in seconds, with wider intervals.
+# A quarter of a minute on two cores. `WORKBENCH_FAST=1` runs everything in seconds, with wider intervals.
 
 # %%
 import numpy as np

@@ -46,8 +46,8 @@ from workbench.tasks.base import Batch
 @dataclass(frozen=True, kw_only=True)
 class CipherConfig(TaskConfig):
     name: Literal["cipher"] = "cipher"
-    d_vocab: int = 32  # the first half are letters, the second half codes
-    seq_len: int = 63
+    d_vocab: int = 8  # the first half are letters, the second half codes
+    seq_len: int = 31
 
 
 class Cipher:
@@ -87,14 +87,14 @@ task = make_task(CipherConfig())
 # (Here the class lives in the notebook. In a module of your own, `register("cipher", "my_module:Cipher", CipherConfig)`, and a run that was
 # trained on it can be loaded wherever that call has been made.)
 #
-# Trained and analysed like any other. The task can be solved by an induction head and by nothing simpler, so see accuracy rise, and the
-# summary name a head of layer 1.
+# Trained and analysed like any other. For hundreds of steps the model only guesses one of the four codes (25% right); then accuracy rises to
+# one, and the summary names induction heads of layer 1. (With more letters each is seen less often, and it takes far longer.)
 
 # %%
 config = RunConfig(
     task=CipherConfig(),
-    model=ModelConfig(d_vocab=32, n_ctx=63, stream="value"),
-    train=TrainConfig(steps=pace(600, 30), checkpoint_every=pace(60, 15)),
+    model=ModelConfig(d_vocab=8, n_ctx=31, stream="value"),
+    train=TrainConfig(steps=pace(800, 30), checkpoint_every=pace(40, 15)),
 )
 mine = train(config, RUNS / "cipher", resume=True, progress=False)
 mine.analyze("formation", sequences=pace(256, 16))
@@ -183,6 +183,6 @@ read(language_model, [Prompt(prompt, context="Rome", prior="Paris")], words), to
 #
 # Each takes a line or two; what we found is in [answers.md](answers.md), 6.
 #
-# 1. When does layer 1 begin to look at codes? `pattern_panels(mine.attention(step=120))`, and other steps of `mine.steps`.
+# 1. When does layer 1 begin to look at codes? `pattern_panels(mine.attention(step=320))`, and other steps of `mine.steps`.
 # 2. Does the cipher need the wire? Train it with `stream="none"`, in another folder, and compare: `compare([mine, other_run])`.
 # 3. What does an error look like? `ModelConfig(n_head=4)`, or `mine.analyze("hijack")`.
