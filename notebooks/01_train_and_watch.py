@@ -73,8 +73,8 @@ accuracy_curves(pd.concat(curves), threshold=0.95)
 # look at what followed the earlier occurrence of its token?).
 #
 # See that they rise with the second rise of accuracy: a head of layer 0 (orange) notes the token before, the heads of layer 1 (purple) look
-# for it. Grey heads do neither. In both models prefix matching comes first and the previous-token head follows; with the value stream all of
-# it comes some ninety steps earlier.
+# for it. Grey heads do neither. In both models prefix matching comes first and the previous-token head follows; with the value stream all
+# of it comes some ninety steps earlier.
 
 # %%
 for run in (none, value):

@@ -63,8 +63,8 @@ float((own + streamed - used).abs().max()), float((streamed - cache["v", 0]).abs
 #
 # A head of layer 1 now has two ways from a token to the logits: its own values, `W_V` of layer 1, and the streamed ones, `W_V` of layer 0,
 # both through its `W_O`. Here they are in token space, all heads of layer 1 together: row, the token that is looked at; column, the token
-# whose logit it moves (norms are left out). A blue diagonal is *copying*. See that it is clear in the streamed circuit, and faint in the own
-# one.
+# whose logit it moves (norms are left out). A blue diagonal is *copying*. See that it is clear in the streamed circuit, and faint in the
+# own one.
 
 # %%
 through = model.W_O[1]
@@ -82,8 +82,9 @@ px.imshow(
 ).for_each_annotation(lambda note: note.update(text=list(circuits)[int(note.text.split("=")[1])]))
 
 # %% [markdown]
-# The same as one number a head, from the eigenvalues of these matrices: the copying score is 1 when all of them are positive, -1 when all are
-# negative. `total` is both circuits together. The score does not know how large a matrix is, so the own circuit's half is half of little.
+# The same as one number a head, from the eigenvalues of these matrices: the copying score is 1 when all of them are positive, -1 when all
+# are negative. `total` is both circuits together. The score does not know how large a matrix is, so the own circuit's half is half of
+# little.
 
 # %%
 last.query("metric == 'copying_score' and layer == 1").pivot_table(index="head", columns="part", values="value").round(2)

@@ -37,8 +37,8 @@ from workbench.model.constructed import Strengths, associative_memory, log_proba
 # ## A transformer written down by hand
 #
 # Two layers of one head. Layer 0 notes the token before. Layer 1 finds what followed the trigger, with strength t1, and prints it, with
-# strength t2. An MLP adds the log-probabilities of the bigrams, with strength t3. Its logits have a closed form: the largest difference from
-# the model, over all positions and tokens of some sequences, should be zero or rounding alone.
+# strength t2. An MLP adds the log-probabilities of the bigrams, with strength t3. Its logits have a closed form: the largest difference
+# from the model, over all positions and tokens of some sequences, should be zero or rounding alone.
 
 # %%
 task = make_task(TriggerBigramConfig())
@@ -68,8 +68,8 @@ margin_by_context(memory.table("hijack_prompts"))
 
 # %% [markdown]
 # The theory in one line: margin = t2 · gap - t3 · log-odds, with the gap in attention (to c, less to g) and the log-odds of g over c in the
-# language. It is zero on a line, gap = (t3 / t2) · log-odds, and below that line the bigrams win. With weaker bigrams (a smaller t3) the line
-# is flatter and fewer prompts are hijacked:
+# language. It is zero on a line, gap = (t3 / t2) · log-odds, and below that line the bigrams win. With weaker bigrams (a smaller t3) the
+# line is flatter and fewer prompts are hijacked:
 
 # %%
 prompts = memory.table("hijack_prompts").query("n_context > 0")
@@ -94,9 +94,9 @@ trained
 
 # %% [markdown]
 # Every point is a prompt: how much the bigrams prefer g (across), how much more the induction heads attend to c than to g (up), and in
-# colour who wins. Move the slider from the left. See that at step 100 no head has found the trigger: all gaps are near zero, and the bigrams
-# win wherever they prefer g at all. Then the points spread upwards (the context says c) and downwards (it also says g). From some hundred
-# steps on, the fitted boundary turns flatter: less attention is enough for the context to win.
+# colour who wins. Move the slider from the left. See that at step 100 no head has found the trigger: all gaps are near zero, and the
+# bigrams win wherever they prefer g at all. Then the points spread upwards (the context says c) and downwards (it also says g). From some
+# hundred steps on, the fitted boundary turns flatter: less attention is enough for the context to win.
 
 # %%
 hijack_map(trained.table("hijack_prompts"), trained.table("hijack"))

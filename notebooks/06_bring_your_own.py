@@ -87,8 +87,8 @@ task = make_task(CipherConfig())
 # (Here the class lives in the notebook. In a module of your own, `register("cipher", "my_module:Cipher", CipherConfig)`, and a run that was
 # trained on it can be loaded wherever that call has been made.)
 #
-# Trained and analysed like any other. For hundreds of steps the model only guesses one of the four codes (25% right); then accuracy rises to
-# one, and the summary names induction heads of layer 1. (With more letters each is seen less often, and it takes far longer.)
+# Trained and analysed like any other. For hundreds of steps the model only guesses one of the four codes (25% right); then accuracy rises
+# to one, and the summary names an induction head of layer 1. (With more letters each is seen less often, and it takes far longer.)
 
 # %%
 config = RunConfig(
@@ -104,8 +104,8 @@ mine
 accuracy_curves(mine.table("formation"))
 
 # %% [markdown]
-# A head of layer 0 should note the token before, as ever; heads of layer 1 should look, from a letter, at the code that followed it
-# earlier. See that rows of letters and rows of codes differ: nothing is to be found at a code.
+# A head of layer 0 should note the token before (L0H3), one of layer 1 should look, from a letter, at the codes that followed it earlier
+# (L1H2). See that their rows take turns: at every other position there is nothing to note, or to find.
 
 # %%
 pattern_panels(mine.attention())
