@@ -120,7 +120,7 @@ pattern_panels(value.attention(step=0))
 pattern_panels(value.attention())
 
 # %% [markdown]
-# <!-- the attention viewer over checkpoints stands here -->
+# <!-- the attention viewer over checkpoints: here -->
 
 # %% [markdown]
 # ## The report, and more than one seed

@@ -49,20 +49,21 @@ for position in ("standard", "relative", "rotary", "nopos"):
 # Inside the training length, the three that know positions should learn the task, and *nopos* stay behind.
 
 # %%
-curves = [from_metrics(run.metrics(), run=run.name, variant=run.config.model.variant, seed=0) for run in runs.values()]
+curves = [from_metrics(run.metrics(), run=position, variant=position, seed=0) for position, run in runs.items()]
 accuracy_curves(pd.concat(curves))
 
 # %% [markdown]
 # ## Beyond the training length
 #
 # Three panels by position: in-context accuracy, the score of the best previous-token head, and how often a prompt that shows its answer
-# is hijacked by the bigrams. Training ended at the dotted line. See that *relative* hardly notices it. *standard* loses its previous-token
-# head at once, while its accuracy stays higher than that would suggest: answers shown early still serve late positions. *rotary* fades.
+# is hijacked by the bigrams. Training ended at the dashed line. See that the accuracy of *relative* hardly notices it, though its head
+# weakens. *standard* has lost its previous-token head even before the line, and its prompts are hijacked; yet its accuracy stays high:
+# answers shown early still serve late positions. *rotary* holds to twice the length and fades.
 
 # %%
 for run in runs.values():
     run.analyze(["length", "formation"], steps=run.steps[-1:], sequences=pace(256, 16))
-accuracy_by_position(pd.concat([run.table("length") for run in runs.values()]))
+accuracy_by_position(pd.concat([run.table("length") for run in runs.values()]), {run.name: position for position, run in runs.items()})
 
 # %% [markdown]
 # The same in numbers, averaged over stretches: inside the training length, up to twice it, and up to four times it.
@@ -78,7 +79,7 @@ best.groupby(["metric", "positions", "stretch"], observed=True).mean().unstack("
 # ## Why relative positions hold
 #
 # The vector of the distance 1 is the same wherever it is used. The pattern of layer 0 shows it: in the *relative* model the line below the
-# diagonal is even from the first position to the last.
+# diagonal (L0H1) is even from the first position to the last.
 
 # %%
 pattern_panels(runs["relative"].attention(), [f"L0H{head}" for head in range(4)])
