@@ -184,5 +184,6 @@ read(language_model, [Prompt(prompt, context="Rome", prior="Paris")], words), to
 # Each takes a line or two; what we found is in [answers.md](answers.md), 6.
 #
 # 1. When does layer 1 begin to look at codes? `pattern_panels(mine.attention(step=320))`, and other steps of `mine.steps`.
-# 2. Does the cipher need the wire? Train `config.override(model={"stream": "none"})` in another folder, as `plain`, and `compare([plain, mine])`.
+# 2. Does the cipher need the wire? Train `config.override(model={"stream": "none"})` in another folder, as `plain`, and
+#    `compare([plain, mine])`.
 # 3. What does an error look like? `config.override(model={"n_head": 4})`, or `mine.analyze("formaton")`.
