@@ -65,15 +65,17 @@ def test_a_run_shows_what_it_is_and_what_was_said(run):
 
 def test_a_run_without_task_metrics_or_analysis(tmp_path):
     run = untrained_run(tmp_path / "x", steps=2)
+    with pytest.raises(UsageError, match=r"has not been analysed; call run\.analyze\(\) first"):
+        run.report()
     page = run._repr_html_()
     assert "run.analyze()" in page and "<svg" not in page and "trained" not in page
     run.log({"step": 1, "loss": 2.0})
     run.log({"step": 2, "note": "no number"})
     assert "Loss: 2 at step 1" in run._repr_html_()
+    run.tables.write_summary({"lines": ["1 < 2 <i>heads</i>"]})
+    assert "<li>1 &lt; 2 &lt;i&gt;heads&lt;/i&gt;</li>" in run._repr_html_()
     (run.path / "metrics.jsonl").write_text("{broken\n{}\n")
     assert "line 1: damaged" in run._repr_html_() and "<table" not in run._repr_html_()
-    with pytest.raises(UsageError, match=r"has not been analysed; call run\.analyze\(\) first"):
-        run.report()
 
 
 def test_showing_a_run_is_light(run):
@@ -87,7 +89,8 @@ def test_showing_a_run_is_light(run):
 def test_the_shortcuts_are_what_they_stand_for(run, tmp_path):
     table = run.analyze("formation", sequences=17, write=False)
     pd.testing.assert_frame_equal(table, analyze(run, only=["formation"], sequences=17, write=False))
-    assert set(run.analyze(only="loss", steps=[4], sequences=17, write=False)["metric"]) == {"loss"}
+    loss = run.analyze(only="loss", steps=[2, 4], sequences=17, write=False)
+    assert set(loss["metric"]) == {"loss"} and set(loss["step"].dropna()) == {2, 4}
     with pytest.raises(UsageError, match=r"unknown section or metric 'formaton'; did you mean formation\?"):
         run.analyze("formaton")
     assert run.report() == run.report_path and "</html>" in run.report_path.read_text()
