@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint clean
+.PHONY: demo test notebooks check lint clean
 
 demo: $(READY)  ## train two models, analyse them, write the report and name its path
 	$(BIN)/workbench demo
 
 test: $(READY)  ## every test
 	$(BIN)/python -m pytest
+
+notebooks: $(READY)  ## notebooks/*.ipynb, without output, from the .py files that are kept
+	$(BIN)/jupytext --to ipynb notebooks/[0-9]*.py
 
 check: lint test  ## lint, types, tests
 

@@ -350,11 +350,24 @@ def test_orthonormal_vectors_of_ones_own_have_a_known_answer():
 
 
 def test_a_function_of_ones_own_draws_the_sequences():
-    def never(config, trials, generator):
+    def next_label(config, trials, generator):
+        """Counts as right the label of the pair after the one that is asked for, which differs unless both are of one class."""
         drawn = draw(config, trials, generator)
-        return Sequences(drawn.tokens, -drawn.labels)
+        after = (drawn.answered.argmax(axis=1) + 1) % config.n_pairs
+        return Sequences(drawn.tokens, drawn.tokens[np.arange(trials), 2 * after + 1])
 
-    assert sweep("a", [2.0], trials=53, draw=never)["value"].tolist() == [0.0]
+    assert sweep("a", [2.0], trials=53, draw=next_label)["value"][0] < 0.1 < sweep("a", [2.0], trials=53)["value"][0]
+
+
+def test_labels_that_stand_nowhere_are_told():
+    """As after arithmetic in another precision: such sequences could never be answered rightly."""
+    drawn = draw(AmiclConfig(d=7, n_classes=5, n_tokens=6), 11, np.random.default_rng(0))
+    labels = drawn.labels.copy()
+    labels[3, 2] += 1
+    with pytest.raises(UsageError, match=r"number for number .*; in 1 of 11 it does not"):
+        Sequences(drawn.tokens, labels)
+    with pytest.raises(UsageError, match="in 11 of 11"):
+        Sequences(drawn.tokens, 0.1 * drawn.labels.astype(float))
 
 
 def test_what_does_not_fit_is_told():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.config.model.variant}, seed {self.config.model.seed}, {len(self.steps)} checkpoints)"
+
+    def _repr_html_(self) -> str:
+        from workbench.representation import run_html
+
+        return run_html(self)
 
     # What it is.
 
@@ -226,7 +231,7 @@ class Run:
         """The logged rows, one a line; empty where nothing was logged. A last line cut short is left out."""
         import pandas as pd
 
-        return pd.DataFrame(self._metric_rows())
+        return pd.DataFrame(self.metric_rows())
 
     @property
     def finished(self) -> bool:
@@ -244,13 +249,14 @@ class Run:
     def rewind(self, step: int) -> None:
         """Forget metrics logged after `step`, and what interrupted writes left behind, before training goes on.
         Rows without a step are kept."""
-        rows = [row for row in self._metric_rows() if row.get("step", step) <= step]
+        rows = [row for row in self.metric_rows() if row.get("step", step) <= step]
         write_text(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
         for folder in (self.path, self.path / CHECKPOINTS):
             discard_parts(folder)
         self._drop_trainers()
 
-    def _metric_rows(self) -> list[dict[str, Any]]:
+    def metric_rows(self) -> list[dict[str, Any]]:
+        """What `metrics` holds, as plain rows."""
         path = self.path / METRICS
         lines = path.read_bytes().splitlines() if path.is_file() else []
         rows = []
@@ -276,6 +282,30 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """What the analysis said in words and numbers; None before the first analysis."""
         return self.tables.read_summary()
+
+    def analyze(self, only: str | Iterable[str] | None = None, *, steps: Sequence[int] | None = None, **options: Any) -> pd.DataFrame:
+        """Measure this run and write its tables: `analyze(run, ...)` with all of its options (workbench.analysis.sweep)."""
+        from workbench.analysis.sweep import analyze
+
+        return analyze(self, only=only, steps=steps, **options)
+
+    def attention(self, step: int | None = None, sequence: int = 0) -> pd.DataFrame:
+        """Every head's pattern on one sequence at any saved step (default: the last), analysed or not: the table that the figures of
+        attention take. See workbench.analysis.attention_at for its columns."""
+        from workbench.analysis.attention_at import attention_at
+
+        return attention_at(self, step, sequence)
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the report of this run as one HTML file (default: report.html in its folder), and give its path.
+
+        Raises UsageError where the run has not been analysed.
+        """
+        if self.summary() is None:
+            raise UsageError(f"{self.path} has not been analysed; call run.analyze() first")
+        from workbench.report.build import write_report
+
+        return write_report([self], self.report_path if out is None else Path(out))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -124,7 +124,7 @@ def test_sequences_are_left_out_before_checkpoints_and_the_ends_stay(
     assert (sequences, len(kept)) == (samples, steps)
     assert (kept[0], kept[-1]) == (0, 40)
     model = model_of("none")
-    recorded = PatternsOverSteps(data_of(model), [0, 10, 20, 30, 40], LAYERS * HEADS)
+    recorded = PatternsOverSteps.of_samples(data_of(model), [0, 10, 20, 30, 40], LAYERS * HEADS)
     for step in (0, 10, 20, 30, 40):
         recorded.add(step, model)
     table = recorded.table()

@@ -157,7 +157,7 @@ def test_tables_of_an_earlier_form_are_left_out() -> None:
     run = make_run()
     run.tables["attention"] = run.tables["attention"].rename(columns={"attention": "value"})
     html = render_report([run])
-    assert section_ids(html) == ["summary", "formation", "circuit", "heads", "provenance"]
+    assert section_ids(html) == ["summary", "formation", "circuit", "heads", "tables", "provenance"]
 
 
 def test_a_report_on_nothing_is_refused(tmp_path: Path) -> None:

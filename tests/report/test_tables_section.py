@@ -21,7 +21,7 @@ BODY = "() => [...document.querySelectorAll('details.data[open] tbody tr')].map(
 
 def events() -> pd.DataFrame:
     rows = [("none", "ö", 120.0), ("none", UGLY, None), ("none", "head", 90.25), ("none", "head", 1234567.891)]
-    return pd.DataFrame(rows, columns=["run", "part", "value"]).assign(step=float("nan"), empty=None)
+    return pd.DataFrame(rows, columns=["run", "part", "value"]).assign(step=float("nan"), empty=None, metric="event")
 
 
 def test_each_table_is_that_of_the_last_step_without_empty_columns() -> None:
@@ -31,8 +31,13 @@ def test_each_table_is_that_of_the_last_step_without_empty_columns() -> None:
     assert section is not None
     note, first, second = section.blocks
     assert note.kind == "note"
-    assert first.data["name"] == "emergence" and first.data["columns"] == ["run", "part", "value"]
-    assert first.data["rows"] == [["none", "ö", 120.0], ["none", UGLY, None], ["none", "head", 90.25], ["none", "head", 1234570.0]]
+    assert first.data["name"] == "emergence" and first.data["columns"] == ["run", "part", "value", "metric"]
+    assert first.data["rows"] == [
+        ["none", "ö", 120.0, "event"],
+        ["none", UGLY, None, "event"],
+        ["none", "head", 90.25, "event"],
+        ["none", "head", 1234570.0, "event"],
+    ]
     formation = run.tables["formation"]
     at = second.data["columns"].index("step")
     assert {row[at] for row in second.data["rows"]} == {formation["step"].max()}
@@ -61,7 +66,7 @@ def test_sort_search_and_save(visit: Visit, tmp_path: Path) -> None:
     page.evaluate("window.executed = 0")
     page.locator("#tables summary").first.click()
     page.wait_for_selector("details.data[open] tbody tr")
-    assert [row[1:] for row in page.evaluate(BODY)] == [["ö", "120"], [UGLY, ""], ["head", "90.25"], ["head", "1234570"]]
+    assert [row[1:3] for row in page.evaluate(BODY)] == [["ö", "120"], [UGLY, ""], ["head", "90.25"], ["head", "1234570"]]
 
     by_value = page.locator("details.data[open] th button", has_text="value")
     by_value.click()
@@ -79,5 +84,5 @@ def test_sort_search_and_save(visit: Visit, tmp_path: Path) -> None:
     assert saved.value.suggested_filename == "emergence.csv"
     with Path(saved.value.path()).open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["run", "part", "value"] and rows[-1] == ["none", UGLY, ""]
+    assert rows[0] == ["run", "part", "value", "metric"] and rows[-1] == ["none", UGLY, "", "event"]
     assert page.evaluate("window.executed") == 0 and visit.problems == [] and visit.dialogs == []

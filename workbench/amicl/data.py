@@ -39,6 +39,10 @@ class Sequences:
         for name, vectors in (("tokens", self.tokens), ("labels", self.labels)):
             if not np.issubdtype(np.asarray(vectors).dtype, np.floating) or not np.isfinite(vectors).all():
                 raise UsageError(f"{name} must be an array of finite floating-point numbers")
+        if missing := int((~self.answered.any(axis=1)).sum()):
+            raise UsageError(
+                f"the right label must stand in its sequence, number for number (and of one dtype); in {missing} of {shape[0]} it does not"
+            )
 
     @property
     def answered(self) -> Bool[np.ndarray, "batch pair"]:

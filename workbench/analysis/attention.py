@@ -20,7 +20,7 @@ from workbench.analysis.stream_split import HeadOutputs, Scores, split_scores
 from workbench.axes import HeadVectors, Pattern, Tokens
 from workbench.model import HookedTransformer
 from workbench.model.attention import STREAM_LETTER
-from workbench.tasks.base import Batch
+from workbench.tasks.base import Batch, Task
 
 SAMPLES = 2
 """sequences whose patterns are kept"""
@@ -121,14 +121,18 @@ def kept_steps(steps: Sequence[int], heads: int, tokens: int, samples: int = SAM
 
 
 class PatternsOverSteps:
-    """The patterns of the sample sequences, recorded checkpoint by checkpoint."""
+    """The patterns of some sequences of a task, recorded checkpoint by checkpoint."""
 
-    def __init__(self, data: AnalysisData, steps: Sequence[int], heads: int) -> None:
-        batch = data.batches[data.own]
-        self.task = data.tasks[data.own]
-        self.steps, samples = kept_steps(steps, heads, batch.tokens.shape[1], min(SAMPLES, len(batch))) if steps else ([], 1)
-        self.batch: Batch = batch[:samples]
+    def __init__(self, task: Task, batch: Batch, steps: Sequence[int]) -> None:
+        self.task, self.batch, self.steps = task, batch, steps
         self.found: dict[int, dict[str, np.ndarray]] = {}
+
+    @classmethod
+    def of_samples(cls, data: AnalysisData, steps: Sequence[int], heads: int) -> PatternsOverSteps:
+        """Of the first sequences of a model's own task, as many and at as many checkpoints as a table holds."""
+        batch = data.batches[data.own]
+        kept, samples = kept_steps(steps, heads, batch.tokens.shape[1], min(SAMPLES, len(batch))) if steps else ([], 1)
+        return cls(data.tasks[data.own], batch[:samples], kept)
 
     def add(self, step: int, model: HookedTransformer) -> None:
         """Record a checkpoint, where it is one of those that are kept."""

@@ -50,6 +50,11 @@ class Comparison:
     rates: pd.DataFrame
     notes: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        from workbench.representation import comparison_html
+
+        return comparison_html(self)
+
     @property
     def sentences(self) -> list[str]:
         """A sentence for each variant but the reference, on the first quantity."""

@@ -70,14 +70,14 @@ def all_metrics() -> dict[str, Metric]:
     return METRICS
 
 
-def chosen(only: Iterable[str] | None) -> tuple[list[str], set[str] | None]:
-    """The sections to measure, and the metrics to keep (None: all), for a list of section and metric names.
+def chosen(only: str | Iterable[str] | None) -> tuple[list[str], set[str] | None]:
+    """The sections to measure, and the metrics to keep (None: all), for the name of a section or metric, or a list of them.
 
     Raises UsageError for an empty list and, with the nearest names, for a name that is neither.
     """
     if only is None:
         return list(SECTIONS), None
-    names = list(only)
+    names = [only] if isinstance(only, str) else list(only)
     if not names:
         raise UsageError(
             "--only (only=...) names nothing; "

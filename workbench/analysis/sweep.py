@@ -28,7 +28,7 @@ def analyze(
     target: Run | HookedTransformer,
     task: Task | None = None,
     *,
-    only: Iterable[str] | None = None,
+    only: str | Iterable[str] | None = None,
     steps: Sequence[int] | None = None,
     sequences: int = SEQUENCES,
     causal_every: int = 1,
@@ -39,7 +39,7 @@ def analyze(
 ) -> pd.DataFrame:
     """Measure a run, over its checkpoints (or those of `steps`), or a model, on its task or on repeated tokens.
 
-    `only` lists sections or metrics (default: all sections). Heads are named at the last checkpoint, on half of the
+    `only` names a section or metric, or lists several (default: all sections). Heads are named at the last checkpoint, on half of the
     sequences. For a run, the tables, patterns of sample sequences and the summary are also written to `run.tables`,
     unless `write` is false: once everything is measured, or not at all. `causal_every` measures the section causal, by far
     the most expensive, at every n-th of the checkpoints only, counted back from the last. `watch` is told how many
@@ -102,7 +102,7 @@ class _Sweep:
         self.parts: dict[str, list[pd.DataFrame]] = {section: [] for section in sections}
         self.cases: dict[str, list[pd.DataFrame]] = {}
         self.curves = Curves(roles, data.own, model.config)
-        self.patterns = attention.PatternsOverSteps(data, steps, model.config.n_layers * model.config.n_heads)
+        self.patterns = attention.PatternsOverSteps.of_samples(data, steps, model.config.n_layers * model.config.n_heads)
 
     def measure(self, causal_every: int, progress: bool, watch: Callable[[int, str], bool] | None) -> None:
         """Every section at every checkpoint, the section causal at every n-th, counted back from the last."""
