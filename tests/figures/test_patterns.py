@@ -33,7 +33,7 @@ def test_each_value_stands_in_its_place():
     assert titles[:6] == [f"L{layer}H{head}" for layer in range(LAYERS) for head in range(HEADS)] and len(figure.data) == 6
     for row in table[table["step"] == 7].itertuples():
         trace = figure.data[row.layer * HEADS + row.head]
-        assert trace.z[row.destination][row.source] == row.value
+        assert trace.z[row.destination][row.source] == row.attention
         assert list(trace.customdata[row.destination][row.source]) == [
             f"{place}: {TOKENS[place].replace('<b>', '&lt;b&gt;').replace(' ', '␣')}" for place in (row.destination, row.source)
         ]
