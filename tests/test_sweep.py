@@ -203,7 +203,7 @@ def test_the_command(tmp_path, here, capsys, monkeypatch):
     assert "by train.batch_size and task.n_triggers" in page
     status, out, _ = typed(capsys, "sweep.yaml", "--out", "o", "--map", "task.n_triggers", "--json")
     assert status == 0 and len(here) == 8 and [row["status"] for row in json.loads(out)] == ["finished"] * 8
-    assert "When in-context learning forms, by task.n_triggers" in Path("o/formation_map.html").read_text()
+    assert "When in-context learning forms, by task.n_triggers" in unpacked(Path("o/formation_map.html").read_text())
     status, _, err = typed(capsys, "sweep.yaml", "--map", "task.triggers")
     assert status == 2 and err.startswith("workbench: unknown varied field 'task.triggers'; did you mean task.n_triggers")
     assert typed(capsys, "sweep.yaml", "--map", ",")[0] == 2

@@ -37,7 +37,7 @@ def test_a_full_report_has_every_section_once_and_each_library_once(tmp_path: Pa
     path = write_report([make_run("none"), make_run("value")], tmp_path / "new" / "report.html")
     html = path.read_text(encoding="utf-8")
     assert section_ids(html) == ["summary", "formation", "circuit", "heads", "attention", "tables", "provenance"]
-    assert html.count("var CircuitsVis=") == 1
+    assert html.count('data-library="circuitsvis"') == 1
     assert html.count('data-library="plotly"') == 1
     assert html.count("CircuitsVis.render(") == 2
     assert os.listdir(path.parent) == ["report.html"]
@@ -60,7 +60,7 @@ def test_a_run_that_was_not_analysed_has_curves_of_its_training_and_no_heads() -
     html = render_report([run])
     assert section_ids(html) == ["summary", "formation", "provenance"]
     assert "not analysed" in html
-    assert "var CircuitsVis=" not in html
+    assert 'data-library="circuitsvis"' not in html
 
 
 def test_a_run_with_nothing_at_all_has_no_empty_section_and_no_library() -> None:

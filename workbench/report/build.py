@@ -105,15 +105,13 @@ def _packed(text: str, attributes: str = "") -> Markup:
 def _scripts(sections: Sequence[Section]) -> list[Markup]:
     """The libraries that these sections need, each once, and the page's own script."""
     blocks = [block for section in sections for block in section.blocks]
-    scripts = []
-    if any(block.figure is not None or block.kind == "data" for block in blocks):
-        scripts.append(Markup(f"<script>{_beside('page.js')}</script>"))
+    libraries = []
     if any(block.figure is not None for block in blocks):
-        scripts.append(_packed(plotly.offline.get_plotlyjs(), ' data-library="plotly"'))
+        libraries.append(_packed(plotly.offline.get_plotlyjs(), ' data-library="plotly"'))
     if any(block.kind == "attention" for block in blocks):
-        # Its drawings stand in the page as scripts that call it, so it is there before them.
-        scripts.append(Markup(f"<script>{circuitsvis_script()}</script>"))
-    return scripts
+        libraries.append(_packed(circuitsvis_script(), ' data-library="circuitsvis"'))
+    needed = libraries or any(block.kind == "data" for block in blocks)
+    return [Markup(f"<script>{_beside('page.js')}</script>"), *libraries] if needed else []
 
 
 def _beside(name: str) -> Markup:

@@ -1,5 +1,5 @@
-// What a page does when it is opened: it unpacks its libraries, draws each figure when it comes near the window, and makes
-// tables that can be sorted, searched and saved.
+// What a page does when it is opened: it unpacks its libraries, draws each figure and each view of CircuitsVis when it comes near
+// the window, and makes tables that can be sorted, searched and saved.
 "use strict";
 
 const Page = (() => {
@@ -29,10 +29,19 @@ const Page = (() => {
     place.classList.add("drawn");
   }
 
-  const figures = () => [...document.querySelectorAll(".plot")];
+  // What stands in a template, its scripts included, begins to live in the page.
+  function bringIn(place) {
+    const template = place.querySelector("template");
+    if (!template) return;
+    template.remove();
+    place.append(document.importNode(template.content, true));
+  }
+
+  const drawings = () => [...document.querySelectorAll(".plot, .later")];
+  const draw = (place) => (place.matches(".plot") ? drawFigure(place) : bringIn(place));
 
   // Everything at once, for the printer.
-  const drawAll = () => ready.then(() => Promise.all(figures().map(drawFigure)));
+  const drawAll = () => ready.then(() => Promise.all(drawings().map(draw)));
 
   function drawWhenNear() {
     const observer = new IntersectionObserver(
@@ -40,12 +49,12 @@ const Page = (() => {
         for (const entry of entries) {
           if (!entry.isIntersecting) continue;
           observer.unobserve(entry.target);
-          drawFigure(entry.target);
+          draw(entry.target);
         }
       },
       { rootMargin: "900px" },
     );
-    figures().forEach((place) => observer.observe(place));
+    drawings().forEach((place) => observer.observe(place));
     addEventListener("beforeprint", drawAll);
   }
 
