@@ -195,10 +195,22 @@ def test_analyze_for_scripts(typed, trained):
 def test_the_wire_of_a_model_without_one_is_an_error_before_anything_is_measured(typed, trained, capsys):
     shutil.copytree(trained / "runs", "runs")
     with pytest.raises(SystemExit) as end:
-        main(["analyze", "runs", "--only", "formation,stream"])
+        main(["analyze", "runs/none", "--only", "formation,stream"])
     assert end.value.code == 2
     assert "needs a model with a stream; this one has stream='none'" in capsys.readouterr().err
     assert not list(Path("runs").rglob("analysis"))
+
+
+def test_each_run_of_a_folder_is_asked_for_what_it_has(typed, trained, capsys):
+    shutil.copytree(trained / "runs", "runs")
+    with pytest.raises(SystemExit, match="0"):
+        main(["analyze", "runs", "--only", "circuits,stream"])
+    assert "left out for none/seed_0: the section stream (or a metric of it) needs a model with a stream" in capsys.readouterr().err
+    assert [name for name in Run.load("runs/none/seed_0").tables.names if name in SECTIONS] == ["circuits"]
+    assert [name for name in Run.load("runs/value/seed_0").tables.names if name in SECTIONS] == ["circuits", "stream"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["analyze", "runs", "--only", "cut_loss_increase", "--out", "cuts"])
+    assert not Path("cuts/none").exists() and Path("cuts/value/seed_0/stream.parquet").is_file()
 
 
 def test_analyze_one_checkpoint(typed, trained, monkeypatch):

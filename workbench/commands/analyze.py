@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,12 +39,13 @@ def analyze(
     """
     only_names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
     runs, steps = _targets(target)
-    sections, kept = chosen(only_names)
     if causal_every < 1:
         raise UsageError(f"--causal-every must be at least 1, got {causal_every}")
+    several = len(runs) > 1
+    only_of = _asked_of(runs, only_names)
+    runs = [run for run in runs if run.path in only_of]
     for run in runs:
-        applicable(sections, run.config.model, run.config.task, asked=only_names is not None, kept=kept)
-        _place(run, out and out / run.path.relative_to(target) if len(runs) > 1 else out, step=steps[0] if steps else None)
+        _place(run, out and out / run.path.relative_to(target) if several else out, step=steps[0] if steps else None)
 
     at_once, threads = shares(jobs if jobs is not None or device == "cpu" else 1, len(runs))
     if at_once > 1:
@@ -52,13 +54,13 @@ def analyze(
     from workbench.report.build import write_report
     from workbench.training.hardware import resolve_device
 
-    options = {"only": only_names, "causal_every": causal_every, "device": resolve_device(device)}
+    options = {"causal_every": causal_every, "device": resolve_device(device)}
     if at_once > 1:
-        results = _side_by_side(runs, options, at_once, threads)
+        results = _side_by_side(runs, only_of, options, at_once, threads)
     else:
         from workbench.analysis.sweep import analyze as measure
 
-        results = [measure(run, steps=steps, progress=True, **options) for run in runs]
+        results = [measure(run, only=only_of[run.path], steps=steps, progress=True, **options) for run in runs]
     report = write_report(runs, _report_path(target, runs, out, bool(steps)))
     if json_output:
         print(json.dumps([_as_json(run, report) for run in runs], indent=2))
@@ -68,9 +70,33 @@ def analyze(
     print(f"report: {report}")
 
 
-def _side_by_side(runs: list[Run], options: dict[str, Any], at_once: int, threads: int) -> list[pd.DataFrame]:
+def _asked_of(runs: list[Run], names: list[str] | None) -> dict[Path, list[str] | None]:
+    """What is measured in each run, by its path: of a folder of several, each is asked for what it has something for, and stderr
+    says what is left out. Raises UsageError for unknown names, and where a name has something in no run."""
+    chosen(names)
+    lacking: dict[str, list[tuple[Run, UsageError]]] = {}
+    asked: dict[Path, list[str] | None] = {}
+    for run in runs:
+        for name in [None] if names is None else names:
+            sections, kept = chosen(name)
+            try:
+                applicable(sections, run.config.model, run.config.task, asked=name is not None, kept=kept)
+            except UsageError as error:
+                lacking.setdefault(str(name), []).append((run, error))
+            else:
+                asked[run.path] = None if name is None else [*(asked.get(run.path) or []), name]
+    for without in lacking.values():
+        if len(without) == len(runs):
+            raise without[0][1]
+        print(f"left out for {', '.join(run.name for run, _ in without)}: {without[0][1]}", file=sys.stderr)
+    return asked
+
+
+def _side_by_side(
+    runs: list[Run], only_of: dict[Path, list[str] | None], options: dict[str, Any], at_once: int, threads: int
+) -> list[pd.DataFrame]:
     """Measure several runs at once, each in a process of its own. Raises WorkbenchError where some failed; the others are written."""
-    work = [Job(run.name, _measure, (run.path, run.tables.path, options), len(run.steps)) for run in runs]
+    work = [Job(run.name, _measure, (run.path, run.tables.path, options | {"only": only_of[run.path]}), len(run.steps)) for run in runs]
     try:
         run_jobs(work, at_once, threads, unit="checkpoint")
     except KeyboardInterrupt:
