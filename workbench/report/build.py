@@ -110,7 +110,7 @@ def _scripts(sections: Sequence[Section]) -> list[Markup]:
         scripts.append(Markup(f"<script>{_beside('page.js')}</script>"))
     if any(block.figure is not None for block in blocks):
         scripts.append(_packed(plotly.offline.get_plotlyjs(), ' data-library="plotly"'))
-    if any(block.kind == "attention" for block in blocks):
+    if any(block.kind in ("attention", "predictions") for block in blocks):
         # Its drawings stand in the page as scripts that call it, so it is there before them.
         scripts.append(Markup(f"<script>{circuitsvis_script()}</script>"))
     return scripts
