@@ -480,4 +480,5 @@ def test_events_alone_can_be_asked_for(tmp_path):
     run = train(CONFIG, tmp_path / "r", device="cpu", progress=False)
     table = analyze(run, only=["emergence"], sequences=SEQUENCES)
     assert set(table["metric"].map(lambda name: all_metrics()[name].section)) == {"emergence"}
-    assert run.tables.names == ["attention", "emergence", "hijack_prompts", "predictions", "tokens"] and run.summary()["formed_step"] is None
+    assert run.tables.names == ["attention", "emergence", "hijack_prompts", "predictions", "tokens"]
+    assert run.summary()["formed_step"] is None

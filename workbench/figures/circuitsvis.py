@@ -15,7 +15,7 @@ import pandas as pd
 from workbench.errors import UsageError
 from workbench.figures.attention import attention_heads_props, attention_patterns, circuitsvis_script, script_json
 from workbench.figures.predictions import PLACE, predictions_style, sequence_predictions, token_log_probs_props
-from workbench.figures.tables import distinct, where
+from workbench.figures.tables import where
 
 if TYPE_CHECKING:
     from workbench.runs import Run
@@ -45,7 +45,7 @@ class CircuitsVisView:
         div_id = f"view-{secrets.token_hex(6)}"
         style = "" if self.style is None else f"<style>{self.style(div_id)}</style>\n"
         script = f"<script>{circuitsvis_script()}</script>\n" if included else ""
-        # A notebook may run the call before the cell, or the script of another one, is in the page. Its ground may be dark; this one is light.
+        # A notebook may run the call before its cell, or another cell's script, is in the page. Its ground may be dark; this one is light.
         call = f"""(function draw(left) {{
     const place = document.getElementById({script_json(div_id)});
     if (place && window.CircuitsVis) CircuitsVis.render(place.id, CircuitsVis.{self.component}, {script_json(self.props)});

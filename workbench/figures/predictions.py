@@ -27,6 +27,8 @@ STYLE = f"""\
 .{PLACE} > div > div {{ z-index: 3; font: 13px/1.4 system-ui, "Liberation Sans", "DejaVu Sans", sans-serif; }}
 .{PLACE} table {{ width: 100%; margin: 6px 0 0; border-collapse: collapse; font: inherit; font-variant-numeric: tabular-nums; }}
 .{PLACE} :is(th, td) {{ padding: 1px 8px; border: 0; color: inherit; text-align: right; white-space: nowrap; }}
+.{PLACE} tr[style*="orange"] {{ background-color: #1f2933 !important; }}
+.{PLACE} tr:has(+ hr) > td {{ border-bottom: 5px solid #eeeeee; }}
 .{PLACE} hr {{ display: none; }}"""
 
 
@@ -69,9 +71,8 @@ def sequence_predictions(predictions: pd.DataFrame, tokens: pd.DataFrame, *, seq
         raise UsageError(f"the tables have no sequence {sequence} with one target at each position")
     if not np.isfinite(numbers(rows, "log_prob")).all():
         raise UsageError("log probabilities must be finite numbers")
-    # Ranks without a gap are the top; a target that ranks below stands behind a gap.
-    counted = rows.groupby("position").cumcount()
-    top = rows[rows["rank"] == counted].groupby("position")
+    # A target that ranks below the top makes its position one row longer, with or without a gap before it.
+    top = rows[rows["rank"] < _top(rows)].groupby("position")
     return Predictions(
         step=int(numbers(rows, "step")[0]),
         sequence=sequence,
@@ -82,6 +83,12 @@ def sequence_predictions(predictions: pd.DataFrame, tokens: pd.DataFrame, *, seq
         target_log_probs=numbers(right, "log_prob").tolist(),
         answered=np.flatnonzero(words["answered"].to_numpy(dtype=bool)).tolist(),
     )
+
+
+def _top(rows: pd.DataFrame) -> int:
+    """How many of the most probable tokens every position has."""
+    without_gap = rows[rows["rank"] == rows.groupby("position").cumcount()]
+    return int(without_gap.groupby("position").size().min())
 
 
 def token_log_probs_props(found: Predictions, positions: int = MAX_POSITIONS) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def predictions_section(runs: Sequence[Entry]) -> Section | None:
         entry, read = found[number]
         length = len(read.target_ranks)
         data = {"label": entry.label, "step": read.step, "sequence": read.sequence, "shown": min(length, MAX_POSITIONS), "length": length}
-        blocks.append(Block("predictions", html=predictions_html(read, f"predictions-{number}"), data=data))
+        blocks.append(Block("predictions", html=predictions_html(read, f"predictions-{number}", MAX_POSITIONS), data=data))
     left_out = [entry.label for number, (entry, _) in enumerate(found) if number not in chosen]
     if left_out:
         words = f"Predictions left out to keep this file small: {', '.join(left_out)}. Make a report of these runs alone to see them."
