@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,7 +56,7 @@ def test_views_draw_from_runs_and_from_tables(visit: Visit, tmp_path: Path) -> N
     first, second = attention_heads(table), token_log_probs(run())
     assert tables.props == second.props
     # The first call runs before the script is there, as where cells were run in another order.
-    pages = [tables.__class__(**(vars(tables) | {"script": False}))._repr_html_(), first._repr_html_(), second._repr_html_()]
+    pages = [replace(tables, script=False)._repr_html_(), first._repr_html_(), second._repr_html_()]
     path = tmp_path / "page.html"
     path.write_text("<!DOCTYPE html><meta charset=utf-8>" + "\n".join(pages), encoding="utf-8")
     visit.page.goto(path.as_uri())
