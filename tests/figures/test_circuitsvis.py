@@ -61,7 +61,8 @@ def test_views_draw_from_runs_and_from_tables(visit: Visit, tmp_path: Path) -> N
     path.write_text("<!DOCTYPE html><meta charset=utf-8>" + "\n".join(pages), encoding="utf-8")
     visit.page.goto(path.as_uri())
     visit.page.wait_for_function(f"() => document.querySelectorAll('.token-log-probs > div > span').length === {2 * SMALL.n_tokens}")
-    visit.page.wait_for_selector(".circuitsvis canvas")
+    # The large pattern is as wide as there is room.
+    visit.page.wait_for_function("() => [...document.querySelectorAll('.circuitsvis canvas')].pop()?.clientWidth > 500")
     assert visit.problems == []
 
 

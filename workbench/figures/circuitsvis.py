@@ -20,6 +20,11 @@ from workbench.figures.tables import where
 if TYPE_CHECKING:
     from workbench.runs import Run
 
+HEADS_STYLE = """\
+.circuitsvis > div { max-width: 100% !important; }
+.circuitsvis div[style*="aspect-ratio"] { width: 100% !important; }"""
+"""Without it the large pattern takes its width from its own canvas, and does not grow."""
+
 _shown = False
 """whether this kernel has put the script into a page"""
 
@@ -35,7 +40,7 @@ class CircuitsVisView:
     component: str
     props: Mapping[str, Any]
     kind: str = "circuitsvis"
-    style: Callable[[str], str] | None = None
+    style: Callable[[str], str] = lambda div_id: ""
     script: bool | None = None
 
     def _repr_html_(self) -> str:
@@ -43,7 +48,7 @@ class CircuitsVisView:
         included = not _shown if self.script is None else self.script
         _shown = _shown or included
         div_id = f"view-{secrets.token_hex(6)}"
-        style = "" if self.style is None else f"<style>{self.style(div_id)}</style>\n"
+        style = f"<style>{self.style(div_id)}</style>\n"
         script = f"<script>{circuitsvis_script()}</script>\n" if included else ""
         # A notebook may run the call before its cell, or another cell's script, is in the page. Its ground may be dark; this one is light.
         call = f"""(function draw(left) {{
@@ -85,9 +90,8 @@ def attention_heads(
         words = where(table, step=found.step, sequence=found.sequence).groupby("source")["source_token"].first()
     else:
         raise UsageError("this attention table has no text of its tokens; pass the run's table tokens too")
-    return CircuitsVisView(
-        "AttentionHeads", attention_heads_props([str(word) for word in words], found.values, found.head_names), script=script
-    )
+    props = attention_heads_props([str(word) for word in words], found.values, found.head_names)
+    return CircuitsVisView("AttentionHeads", props, style=lambda _: HEADS_STYLE, script=script)
 
 
 def token_log_probs(
