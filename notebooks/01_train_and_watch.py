@@ -24,6 +24,7 @@ import pandas as pd
 from pace import RUNS, pace
 
 from workbench import compare, presets, train
+from workbench.figures.circuitsvis import attention_heads, token_log_probs
 from workbench.figures.formation import accuracy_curves, from_metrics
 from workbench.figures.head_curves import score_curves
 from workbench.figures.patterns import pattern_panels
@@ -118,6 +119,19 @@ pattern_panels(value.attention(step=0))
 
 # %%
 pattern_panels(value.attention())
+
+# %% [markdown]
+# One head large beside all of them, in CircuitsVis: point at a small pattern, click to keep it.
+
+# %%
+attention_heads(value.attention())
+
+# %% [markdown]
+# What comes of it. The redder a token, the more probable the last checkpoint held it; underlined are those that the context had already
+# shown. See that these are deep red. Point at one to read what else was considered.
+
+# %%
+token_log_probs(value)
 
 # %% [markdown]
 # <!-- the attention viewer over checkpoints: here -->

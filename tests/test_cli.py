@@ -182,7 +182,7 @@ def test_analyze_for_scripts(typed, trained):
     [answer] = json.loads(typed("analyze", "runs/value/seed_0", "--json", "--out", "here"))
     assert answer["run"] == "runs/value/seed_0" and answer["variant"] == "value" and answer["seed"] == 0
     assert answer["tables"] == {
-        name: f"here/{name}.parquet" for name in sorted([*SECTIONS, "attention", "emergence", "hijack_prompts", "tokens"])
+        name: f"here/{name}.parquet" for name in sorted([*SECTIONS, "attention", "emergence", "hijack_prompts", "predictions", "tokens"])
     }
     for path in answer["tables"].values():
         assert len(pd.read_parquet(path))

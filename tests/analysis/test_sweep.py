@@ -136,7 +136,7 @@ def test_tables_open_with_pandas(run, table):
     csv = pd.read_csv(run.tables.file("formation").with_suffix(".csv"))
     assert list(csv.columns) == list(parquet.columns)
     np.testing.assert_allclose(csv["value"], table["value"])
-    assert run.tables.names == sorted([*SECTIONS, "attention", "emergence", "hijack_prompts", "tokens"])
+    assert run.tables.names == sorted([*SECTIONS, "attention", "emergence", "hijack_prompts", "predictions", "tokens"])
     assert not [path for path in run.tables.path.iterdir() if path.suffix not in (".parquet", ".csv", ".json")]
 
 
@@ -480,4 +480,5 @@ def test_events_alone_can_be_asked_for(tmp_path):
     run = train(CONFIG, tmp_path / "r", device="cpu", progress=False)
     table = analyze(run, only=["emergence"], sequences=SEQUENCES)
     assert set(table["metric"].map(lambda name: all_metrics()[name].section)) == {"emergence"}
-    assert run.tables.names == ["attention", "emergence", "hijack_prompts", "tokens"] and run.summary()["formed_step"] is None
+    assert run.tables.names == ["attention", "emergence", "hijack_prompts", "predictions", "tokens"]
+    assert run.summary()["formed_step"] is None

@@ -99,6 +99,22 @@ def tokens_table(texts: Sequence[str], run: str = "none", variant: str = "none",
     return pd.concat(parts, ignore_index=True).assign(run=run, variant=variant, seed=seed)
 
 
+def predictions_table(texts: Sequence[str], run: str = "none", variant: str = "none", seed: int = 0, top: int = 3) -> pd.DataFrame:
+    """Predictions on the sequences of `tokens_table`, each followed by its first token: the `top` of a random distribution over the
+    texts, and the right one."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for sequence, words in enumerate([list(texts), list(texts)[::-1]]):
+        for position in range(len(words)):
+            log_probs = np.log(rng.dirichlet(np.full(len(words), 0.5)) + 1e-6)
+            target = (position + 1) % len(words)
+            for rank, token in enumerate(np.argsort(-log_probs, kind="stable").tolist()):
+                if rank < top or token == target:
+                    rows.append((sequence, position, rank, token, words[token], log_probs[token], token == target))
+    columns = ["sequence", "position", "rank", "token", "text", "log_prob", "target"]
+    return pd.DataFrame(rows, columns=columns).assign(run=run, variant=variant, seed=seed, step=SMALL.steps[-1])
+
+
 def training_metrics(sizes: Sizes = SMALL) -> pd.DataFrame:
     """What training wrote: a row for each step, evaluations at every other row only."""
     steps = np.arange(0, sizes.steps[-1] + 1, sizes.every // 2)

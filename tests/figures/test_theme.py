@@ -42,7 +42,22 @@ def test_translucent() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["theme", "tables", "formation", "head_curves", "heads", "attention", "viewer", "length", "amicl", "matrices", "stream"]
+    "module",
+    [
+        "theme",
+        "tables",
+        "formation",
+        "head_curves",
+        "heads",
+        "attention",
+        "viewer",
+        "length",
+        "amicl",
+        "matrices",
+        "stream",
+        "predictions",
+        "circuitsvis",
+    ],
 )
 def test_figures_import_neither_torch_nor_circuitsvis(module: str) -> None:
     code = f"import sys, workbench.figures.{module}; print(sorted({{'torch', 'circuitsvis', 'transformer_lens'}} & set(sys.modules)))"

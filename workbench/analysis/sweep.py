@@ -14,6 +14,7 @@ from tqdm import tqdm
 from workbench.analysis import attention, circuit_matrices, formation
 from workbench.analysis.data import SEQUENCES, AnalysisData
 from workbench.analysis.emergence import Curves, events
+from workbench.analysis.predictions import predictions_table
 from workbench.analysis.roles import Roles, name_heads
 from workbench.analysis.rows import CASES, CASES_KEPT, Row, compact, tabulate
 from workbench.analysis.sections import EMERGENCE, SECTIONS, applicable, chosen, measure_of
@@ -182,6 +183,8 @@ def _write(run: Run, result: dict[str, pd.DataFrame], swept: _Sweep, data: Analy
     run.tables.replace("circuit_matrices", matrices.assign(**swept.names, step=steps[-1]))
     run.tables.write_large("attention", swept.patterns.table(), **swept.names)
     run.tables.write("tokens", swept.patterns.tokens_table().assign(**swept.names))
+    predictions = predictions_table(swept.model, data, len(swept.patterns.batch))
+    run.tables.replace("predictions", predictions.assign(**swept.names, step=steps[-1]))
     run.tables.write_summary(summarise(held | result, data, roles))
 
 

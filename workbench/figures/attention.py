@@ -11,7 +11,7 @@ import importlib.util
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,25 @@ def attention_heads_html(
     Raises:
         UsageError: the sizes do not agree, a value is not finite, or `div_id` cannot be one.
     """
+    return component_html("AttentionHeads", attention_heads_props(tokens, patterns, head_names), div_id)
+
+
+def component_html(component: str, props: Mapping[str, Any], div_id: str, *, kind: str = "circuitsvis") -> str:
+    """A place in the page, of class `kind`, and the call by which CircuitsVis draws one of its components there.
+
+    Raises:
+        UsageError: `div_id` cannot be one.
+    """
+    if not re.fullmatch(r"[A-Za-z][\w-]*", div_id, flags=re.ASCII):
+        raise UsageError(f"div_id must be letters, digits, - and _, beginning with a letter; got {div_id!r}")
+    call = f"CircuitsVis.render({script_json(div_id)}, CircuitsVis.{component}, {script_json(props)});"
+    return f'<div class="{kind}" id="{div_id}"></div>\n<script>{call}</script>'
+
+
+def attention_heads_props(
+    tokens: Sequence[str], patterns: np.ndarray | Sequence[Sequence[Sequence[float]]], head_names: Sequence[str]
+) -> dict[str, Any]:
+    """What CircuitsVis's AttentionHeads takes; arguments and errors as of `attention_heads_html`."""
     values = np.asarray(patterns, dtype=float)
     expected = (len(head_names), len(tokens), len(tokens))
     if values.shape != expected or 0 in expected:
@@ -140,11 +159,9 @@ def attention_heads_html(
         )
     if not np.isfinite(values).all():
         raise UsageError("attention patterns must be finite numbers")
-    if not re.fullmatch(r"[A-Za-z][\w-]*", div_id, flags=re.ASCII):
-        raise UsageError(f"div_id must be letters, digits, - and _, beginning with a letter; got {div_id!r}")
     # Whole numbers (most of a causal pattern is zero) are written without a fraction, which saves a third of the page.
     rounded = [[[int(value) if value.is_integer() else value for value in row] for row in head] for head in values.round(DECIMALS).tolist()]
-    props = {
+    return {
         "attention": rounded,
         "attentionHeadNames": list(head_names),
         "tokens": [visible_token(token) for token in tokens],
@@ -152,5 +169,3 @@ def attention_heads_html(
         "minValue": -1,
         "maskUpperTri": True,
     }
-    call = f"CircuitsVis.render({script_json(div_id)}, CircuitsVis.AttentionHeads, {script_json(props)});"
-    return f'<div class="circuitsvis" id="{div_id}"></div>\n<script>{call}</script>'

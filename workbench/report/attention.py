@@ -11,7 +11,7 @@ from workbench.errors import UsageError
 from workbench.figures.attention import DECIMALS, attention_heads_html, attention_patterns, visible_token
 from workbench.figures.tables import where
 from workbench.figures.viewer import ViewerRun, head_roles, viewer_html, viewer_payload, viewer_script, viewer_style
-from workbench.report.blocks import Block, Entry, Section
+from workbench.report.blocks import Block, Entry, Section, spread
 
 VIEWER_BUDGET = 2_500_000
 """characters of the viewer's data in a report"""
@@ -55,12 +55,7 @@ def attention_section(runs: Sequence[Entry]) -> Section | None:
 
 
 def _viewer_blocks(held: Sequence[tuple[Entry, pd.DataFrame, pd.DataFrame]]) -> list[Block]:
-    seen: dict[str, int] = {}
-    turns = []
-    for number, (entry, _, _) in enumerate(held):
-        seen[entry.variant] = seen.get(entry.variant, 0) + 1
-        turns.append((seen[entry.variant], number))
-    chosen = sorted(number for _, number in sorted(turns)[:MAX_VIEWER_RUNS])
+    chosen = spread([entry for entry, _, _ in held], MAX_VIEWER_RUNS)
     runs = [
         ViewerRun(
             label=entry.label,

@@ -72,6 +72,16 @@ class Section:
     blocks: list[Block]
 
 
+def spread(runs: Sequence[Entry], most: int) -> list[int]:
+    """Which runs are shown where there is room for `most`, in their order: of several variants, each has one before any has two."""
+    seen: dict[str, int] = {}
+    turns = []
+    for number, entry in enumerate(runs):
+        seen[entry.variant] = seen.get(entry.variant, 0) + 1
+        turns.append((seen[entry.variant], number))
+    return sorted(number for _, number in sorted(turns)[:most])
+
+
 def entries(runs: Sequence[ReportRun]) -> list[Entry]:
     """The runs under labels that differ: the name, with the variant or a number where names are equal."""
     names = [run.name for run in runs]

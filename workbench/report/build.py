@@ -108,7 +108,7 @@ def _scripts(sections: Sequence[Section]) -> list[Markup]:
     libraries = []
     if any(block.figure is not None for block in blocks):
         libraries.append(_packed(plotly.offline.get_plotlyjs(), ' data-library="plotly"'))
-    if any(block.kind == "attention" for block in blocks):
+    if any(block.kind in ("attention", "predictions") for block in blocks):
         libraries.append(_packed(circuitsvis_script(), ' data-library="circuitsvis"'))
     needed = libraries or any(block.kind == "data" for block in blocks)
     return [Markup(f"<script>{_beside('page.js')}</script>"), *libraries] if needed else []

@@ -28,6 +28,7 @@ from workbench.figures.viewer import head_roles
 from workbench.report.attention import attention_section
 from workbench.report.blocks import Block, Entry, Section
 from workbench.report.circuits import matrices_section, stream_section
+from workbench.report.predictions import predictions_section
 from workbench.report.tables import tables_section
 
 ON_REPEATS = ("previous_token_score", "prefix_matching_score")
@@ -229,6 +230,7 @@ SECTIONS: list[Callable[[Sequence[Entry]], Section | None]] = [
     heads_section,
     hijack_section,
     attention_section,
+    predictions_section,
     length_section,
     tables_section,
     provenance_section,
