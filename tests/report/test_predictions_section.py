@@ -27,7 +27,7 @@ def test_it_stands_below_attention_with_one_sequence_of_each_run() -> None:
     html = render_report([predicting("none"), predicting("value")])
     ids = re.findall(r'<section id="([\w-]+)">', html)
     assert ids[ids.index("attention") + 1] == "predictions"
-    assert html.count("CircuitsVis.TokenLogProbs, {") == 2 and html.count("var CircuitsVis=") == 1
+    assert html.count("CircuitsVis.TokenLogProbs, {") == 2 and html.count('data-library="circuitsvis"') == 1
     assert f"<h3>none-0, step {SMALL.steps[-1]}, sequence 0</h3>" in html
     assert "Underlined in blue" in html
 
