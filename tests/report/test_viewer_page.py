@@ -226,8 +226,8 @@ def test_a_second_runs_events_are_marked_under_the_first_ones(visit: Visit, tmp_
     plain = visit.page.locator(".wbv-chart").bounding_box()
     filled = """([step, row]) => {
         const viewer = document.querySelector('.wbv').workbenchViewer, ratio = window.devicePixelRatio;
-        const x = viewer._x(viewer._index(step)) * ratio, pixel = viewer.chart.getContext('2d').getImageData(x + 4 * ratio, (16 * row + 5) * ratio, 1, 1);
-        return [...pixel.data];
+        const x = (viewer._x(viewer._index(step)) + 4) * ratio, y = (16 * row + 5) * ratio;
+        return [...viewer.chart.getContext('2d').getImageData(x, y, 1, 1).data];
     }"""
     visit.page.evaluate(f"{VIEW}.set({{second: 'value'}})")
     visit.page.evaluate(f"{VIEW}.ready")
