@@ -124,8 +124,9 @@ pattern_panels(value.attention())
 # ## Scrub through training
 #
 # The same patterns at every checkpoint, under the curves from above; a number there marks the midpoint of a rise. Drag the slider from 150
-# to 300 and watch the cells of L1H3 darken inside the circles, which mark what followed the earlier occurrence: an induction head forms.
-# Space plays it, a click keeps a row; *Compare with* puts the other run beside it.
+# to 300 and watch the cells of L1H3 darken inside the circles, which mark what followed the last earlier occurrence: an induction head
+# forms. (After several occurrences it spreads over all of them, so late circles stay paler.) Space plays it, a click keeps a row;
+# *Compare with* puts the other run beside it.
 
 # %%
 AttentionWidget([none, value], run=value.name, step=150, head="L1H3")
