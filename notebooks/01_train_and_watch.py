@@ -28,6 +28,7 @@ from workbench.figures.circuitsvis import attention_heads, token_log_probs
 from workbench.figures.formation import accuracy_curves, from_metrics
 from workbench.figures.head_curves import score_curves
 from workbench.figures.patterns import pattern_panels
+from workbench.figures.widget import AttentionWidget
 
 # %% [markdown]
 # ## The task
@@ -134,7 +135,15 @@ attention_heads(value.attention())
 token_log_probs(value)
 
 # %% [markdown]
-# <!-- the attention viewer over checkpoints: here -->
+# ## Scrub through training
+#
+# The same patterns at every checkpoint, under the curves from above; a number there marks the midpoint of a rise. Drag the slider from 150
+# to 300 and watch the cells of L1H3 darken inside the circles, which mark what followed the last earlier occurrence: an induction head
+# forms. (After several occurrences it spreads over all of them, so late circles stay paler.) Space plays it, a click keeps a row;
+# *Compare with* puts the other run beside it.
+
+# %%
+AttentionWidget([none, value], run=value.name, step=150, head="L1H3")
 
 # %% [markdown]
 # ## The report, and more than one seed

@@ -19,7 +19,7 @@ from tests.report.test_page import NASTY
 from workbench.errors import UsageError
 from workbench.figures import viewer
 from workbench.figures.attention import visible_token
-from workbench.figures.viewer import Payload, ViewerRun, _evenly, viewer_html, viewer_payload, viewer_script
+from workbench.figures.viewer import Payload, ViewerRun, _evenly, viewer_html, viewer_payload, viewer_runs, viewer_script
 
 WORDS = [f"w{position}" for position in range(SMALL.n_tokens)]
 
@@ -33,6 +33,8 @@ def viewer_run(variant: str = "none", sizes: Sizes = SMALL, words: list[str] = W
             "layer": [None, None, 1, None],
             "head": [None, None, 2, None],
             "value": [1.0, 237.04, 113.0, np.nan],
+            "ci_low": [1.0, 228.96, None, None],
+            "ci_high": [1.0, 241.0, None, None],
         }
     )
     return ViewerRun(
@@ -121,7 +123,13 @@ def test_scales_are_each_heads_largest_value_over_all_steps() -> None:
 def test_curves_events_and_places_are_those_of_the_tables() -> None:
     run = viewer_run()
     manifest = viewer_payload([run]).manifest["runs"][0]
-    assert manifest["events"] == [{"name": "induction head L1H2", "step": 113.0}, {"name": "in-context accuracy", "step": 237.0}]
+    assert manifest["events"] == [
+        {"name": "induction head L1H2", "step": 113.0},
+        {"name": "in-context accuracy", "step": 237.0, "interval": [229.0, 241.0]},
+    ]
+    assert run.emergence is not None
+    without = replace(run, emergence=run.emergence.drop(columns=["ci_low", "ci_high"]))
+    assert all("interval" not in event for event in viewer_payload([without]).manifest["runs"][0]["events"])
     assert run.formation is not None
     rows = run.formation[run.formation["metric"] == "in_context_accuracy"]
     assert manifest["curves"]["accuracy"] == [(step, round(value, 4)) for step, value in zip(rows["step"], rows["value"], strict=True)]
@@ -226,6 +234,24 @@ def test_a_widget_holds_the_same_payload_and_its_view_in_traits() -> None:
     assert (state["step"], state["head"], state["run"]) == (200, "L0H2", None)
     assert "export default" in state["_esm"] and ".wbv" in state["_css"]
     widget.close()
+
+
+def test_a_widget_takes_runs_and_tells_those_of_one_name_apart() -> None:
+    from workbench.figures.widget import AttentionWidget
+
+    runs = [make_run("none", name="twin"), make_run("value", name="twin"), make_run("value", name="twin"), make_run("key", name="other")]
+    widget = AttentionWidget([*runs, viewer_run("none"), viewer_run("other")], step=200)
+    labels = ["none/twin", "value/twin", "value/twin (2)", "key/other", "none", "other"]
+    assert [run["label"] for run in widget.manifest["runs"]] == labels
+    assert [run["stream"] for run in widget.manifest["runs"]] == ["none", "value", "value", "key", "none", "other"]
+    widget.close()
+    assert [run.label for run in viewer_runs([runs[3], runs[0]])] == ["other", "twin"]
+    with pytest.raises(UsageError, match="takes a list of runs; got FakeRun"):
+        AttentionWidget(runs[0])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"takes runs \(as Run.load gives them\) or ViewerRuns; got str"):
+        AttentionWidget(["runs/none"])
+    with pytest.raises(UsageError, match="none has no attention table"):
+        AttentionWidget([replace(make_run("none"), tables={})])
 
 
 def test_a_run_is_shown_by_its_tables_and_its_summary() -> None:

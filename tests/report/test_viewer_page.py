@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.browser import Visit
 from tests.figures.synthetic import SMALL
 from tests.figures.test_viewer import viewer_run
 from tests.report.test_page import NASTY
-from workbench.figures.viewer import ViewerRun, viewer_html, viewer_payload, viewer_script, viewer_style
+from workbench.figures.viewer import Payload, ViewerRun, viewer_html, viewer_payload, viewer_script, viewer_style
 
 N = SMALL.n_tokens
 PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>x</title>
@@ -201,6 +202,68 @@ def test_events_and_the_curve_lead_to_their_checkpoints(visit: Visit, runs: list
     assert state(visit)["step"] == 400
     visit.page.mouse.click(box["x"] + 45, box["y"] + 60)
     assert state(visit)["step"] == 0
+
+
+def test_events_say_what_their_numbers_are(visit: Visit, runs: list[ViewerRun], tmp_path: Path) -> None:
+    opened(visit, tmp_path, runs)
+    row = visit.page.locator(".wbv-events")
+    assert row.count() == 1 and row.locator("span").inner_text() == "Midpoint of each rise, at step:"
+    titles = [button.get_attribute("title") for button in row.get_by_role("button").all()]
+    assert titles == [
+        "Midpoint of the fitted rise: step 113. Go to the nearest checkpoint.",
+        "Midpoint of the fitted rise: step 237 (95 % interval over sequences: 229 to 241). Go to the nearest checkpoint.",
+    ]
+    words = visit.page.locator(".wbv-chart").get_attribute("aria-label") or ""
+    assert words.endswith("2 events: induction head L1H2 at step 113, in-context accuracy at step 237 (229 to 241)")
+
+
+def test_a_second_runs_events_are_marked_under_the_first_ones(visit: Visit, tmp_path: Path) -> None:
+    first, second = viewer_run("none"), viewer_run("value")
+    assert second.emergence is not None
+    # The later event is beyond the first run's last checkpoint: it stands in the list, not on the axis.
+    moved = second.emergence.assign(value=[1.0, 9001.0, 322.0, np.nan])
+    opened(visit, tmp_path, [first, replace(second, emergence=moved), replace(first, label="calm", emergence=None)])
+    plain = visit.page.locator(".wbv-chart").bounding_box()
+    filled = """([step, row]) => {
+        const viewer = document.querySelector('.wbv').workbenchViewer, ratio = window.devicePixelRatio;
+        const x = (viewer._x(viewer._index(step)) + 4) * ratio, y = (16 * row + 5) * ratio;
+        return [...viewer.chart.getContext('2d').getImageData(x, y, 1, 1).data];
+    }"""
+    visit.page.evaluate(f"{VIEW}.set({{second: 'value'}})")
+    visit.page.evaluate(f"{VIEW}.ready")
+    rows = visit.page.locator(".wbv-events")
+    assert [row.get_attribute("data-run") for row in rows.all()] == ["none", "value"]
+    assert rows.nth(1).locator("span").inner_text() == "○ value, midpoint of each rise, at step:"
+    assert rows.nth(1).get_by_role("button").all_inner_texts() == ["1 induction head L1H2: 322", "2 in-context accuracy: 9001"]
+    taller = visit.page.locator(".wbv-chart").bounding_box()
+    assert plain and taller and taller["height"] == plain["height"] + 16
+    # Full for the first run, hollow for the second (the card's colour inside), nothing at the end of the axis.
+    full, hollow, none = (visit.page.evaluate(filled, place) for place in ([113, 0], [322, 1], [400, 1]))
+    assert full[3] == hollow[3] == 255 and sum(hollow[:3]) > 600 > sum(full[:3]) and none[3] == 0
+    rows.nth(1).get_by_role("button").first.click()
+    assert (state(visit)["step"], state(visit)["at"]) == (300, None)
+    visit.page.evaluate(f"{VIEW}.set({{at: 100}})")
+    rows.nth(1).get_by_role("button").first.click()
+    rows.nth(0).get_by_role("button").first.click()
+    assert (state(visit)["step"], state(visit)["at"]) == (100, 300)
+    for other in ("none", "calm"):  # the same run again, and one without events
+        visit.page.evaluate("label => document.querySelector('.wbv').workbenchViewer.set({second: label})", other)
+        visit.page.evaluate(f"{VIEW}.ready")
+        assert rows.count() == 1 and rows.locator("span").inner_text() == "Midpoint of each rise, at step:"
+    assert problems(visit) == []
+
+
+def test_damaged_patterns_are_reported_and_base64_is_read_by_older_browsers(visit: Visit, runs: list[ViewerRun], tmp_path: Path) -> None:
+    visit.page.add_init_script("delete Uint8Array.fromBase64")
+    opened(visit, tmp_path, runs)
+    np.testing.assert_array_equal(drawn(visit), colours(visit)[np.rint(table_values(runs[0], 400, "L1H2") * 255).astype(int)])
+    payload = viewer_payload(runs)
+    damaged = Payload(payload.manifest, {name: blob[: len(blob) // 2] + b"?" * 40 for name, blob in payload.blobs.items()})
+    path = tmp_path / "damaged.html"
+    path.write_text(PAGE.format(report="", style="", html=viewer_html(damaged), script=viewer_script()), encoding="utf-8")
+    visit.page.goto(path.as_uri())
+    visit.page.wait_for_selector(".wbv-error")
+    assert "cannot be unpacked" in visit.page.locator(".wbv-error").inner_text() and problems(visit) == []
 
 
 def test_the_address_restores_a_view_in_a_new_page(visit: Visit, runs: list[ViewerRun], tmp_path: Path) -> None:

@@ -47,16 +47,28 @@ const css = (pixel) => `rgb(${pixel & 255} ${(pixel >> 8) & 255} ${(pixel >> 16)
 
 /** A blob as bytes: base64 text from a page, a DataView from a notebook; deflated in both. */
 async function inflated(blob) {
-  let bytes;
-  if (typeof blob === "string") {
-    const text = atob(blob);
-    bytes = new Uint8Array(text.length);
-    for (let index = 0; index < text.length; index++) bytes[index] = text.charCodeAt(index);
-  } else {
-    bytes = new Uint8Array(blob.buffer, blob.byteOffset, blob.byteLength);
+  const stream = new DecompressionStream("deflate"), writer = stream.writable.getWriter(), parts = [];
+  const fails = () => {}; // Damaged bytes also fail where they are read.
+  writer.write(typeof blob === "string" ? decoded(blob) : new Uint8Array(blob.buffer, blob.byteOffset, blob.byteLength)).catch(fails);
+  writer.close().catch(fails);
+  // By hand: a Response, or a Blob as the source, takes two to four times as long.
+  let length = 0;
+  for (const reader = stream.readable.getReader(); ;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    length += value.length;
   }
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const bytes = new Uint8Array(length);
+  for (let at = 0; parts.length; at += parts.shift().length) bytes.set(parts[0], at);
+  return bytes;
+}
+
+function decoded(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const characters = atob(text), bytes = new Uint8Array(characters.length);
+  for (let index = 0; index < characters.length; index++) bytes[index] = characters.charCodeAt(index);
+  return bytes;
 }
 
 /** Bytes from their differences between neighbouring steps, in place. */
@@ -87,6 +99,10 @@ const signed = (value) => (value > 0 ? "+" : value < 0 ? "−" : "±") + number(
 const nearest = (steps, step) =>
   steps.reduce((best, each, index) => (Math.abs(each - step) < Math.abs(steps[best] - step) ? index : best), 0);
 
+/** When an event took place, with the interval where the table has one. */
+const when = ({ step, interval }, full = false) =>
+  `${Math.round(step)}${interval ? ` (${full ? "95 % interval over sequences: " : ""}${interval.map((end) => Math.round(end)).join(" to ")})` : ""}`;
+
 class Viewer {
   constructor(root, payload, { state = {}, changed = () => {} } = {}) {
     this.root = root;
@@ -104,7 +120,8 @@ class Viewer {
     this._build();
     this._recolour = () => { this._scales(); this._chart(); this._draw(); };
     this.dark.addEventListener("change", this._recolour);
-    this._resized = new ResizeObserver(() => this._fit());
+    // Also told of heights, which the drawing itself changes.
+    this._resized = new ResizeObserver(() => { if (this.fitted !== this._size) this._fit(); });
     this._resized.observe(root);
     this._scales();
     this.ready = this._show();
@@ -321,7 +338,7 @@ class Viewer {
     const transport = element("div", { class: "wbv-transport" },
       button("First checkpoint", "⇤", () => this.move(-Infinity)), button("Previous checkpoint", "←", () => this.move(-1)), this.playButton,
       button("Next checkpoint", "→", () => this.move(1)), button("Last checkpoint", "⇥", () => this.move(Infinity)), this.stepText);
-    this.events = element("div", { class: "wbv-events" });
+    this.events = element("div");
     this.curves = element("div", { class: "wbv-curves" });
     const time = element("div", { class: "wbv-time" }, this.curves, element("div", { class: "wbv-plot" }, this.chart, this.needle), this.slider, transport, this.events);
     this.panels = Object.fromEntries(["this", "other", "difference"].map((which) => [which, this._panel(which)]));
@@ -457,13 +474,26 @@ class Viewer {
     }));
   }
 
+  /** The runs whose events are marked; the second's are those with hollow numbers. */
+  get _marked() {
+    const { run, second } = this;
+    return [run, ...(second && second !== run && second.events.length ? [second] : [])];
+  }
+
   _events() {
-    const { run } = this;
-    this.events.replaceChildren(...run.events.map((event, index) => element("button", {
-      type: "button", text: `${index + 1} ${event.name}: ${Math.round(event.step)}`, title: `Go to the checkpoint nearest to step ${Math.round(event.step)}`,
-      onclick: () => this.set({ step: run.steps[nearest(run.steps, event.step)] }),
-    })));
-    if (run.events.length) this.events.prepend(element("span", { text: "Appears at step:" }));
+    const marked = this._marked;
+    this.events.replaceChildren(...marked.filter((each) => each.events.length).map((each) => element("div", { class: "wbv-events", "data-run": each.label },
+      element("span", {}, ...(marked.length > 1 ? [each === this.run ? "● " : "○ ", element("bdi", { text: each.label }), ", midpoint"] : ["Midpoint"]), " of each rise, at step:"),
+      ...each.events.map((event, index) => element("button", {
+        type: "button", text: `${index + 1} ${event.name}: ${Math.round(event.step)}`, title: `Midpoint of the fitted rise: step ${when(event, true)}. Go to the nearest checkpoint.`,
+        onclick: () => this._go(each, event.step),
+      })))));
+  }
+
+  /** To the checkpoint nearest to an event; a second run that stands at a step of its own goes there alone. */
+  _go(run, step) {
+    if (run !== this.run && this.state.at !== null) this.set({ at: run.steps[nearest(run.steps, step)] });
+    else this.set({ step: this.run.steps[nearest(this.run.steps, step)] });
   }
 
   _strip() {
@@ -503,9 +533,12 @@ class Viewer {
 
   // Sizes and drawing
 
+  get _size() { return `${this.root.clientWidth} ${window.devicePixelRatio}`; }
+
   _fit() {
     const width = this.root.clientWidth;
-    if (!width) return;
+    if (!width || !this._loaded) return;
+    this.fitted = this._size;
     const { run, second } = this, n = run.positions, ratio = window.devicePixelRatio || 1;
     this.root.classList.toggle("wbv-compare", !!second);
     this.root.classList.toggle("wbv-narrow", width < 640);
@@ -548,7 +581,7 @@ class Viewer {
 
   _chart() {
     const { run, second, state } = this, ratio = window.devicePixelRatio || 1;
-    const width = this.root.clientWidth, height = 112, top = 16, bottom = 18;
+    const marked = this._marked, width = this.root.clientWidth, top = 16 * marked.length, bottom = 18, height = 96 + top;
     this.chart.width = width * ratio; this.chart.height = height * ratio;
     Object.assign(this.chart.style, { width: `${width}px`, height: `${height}px` });
     const context = this.chart.getContext("2d"), style = getComputedStyle(this.root);
@@ -566,17 +599,23 @@ class Viewer {
     context.textAlign = "center"; context.textBaseline = "alphabetic";
     const apart = Math.max(1, Math.ceil(run.steps.length / Math.max(2, Math.floor(width / 90))));
     for (let index = 0; index < run.steps.length; index += apart) context.fillText(String(run.steps[index]), Math.min(this._x(index), width - 14), height - 4);
-    const taken = [];
-    run.events.forEach((event, index) => {
-      const at = this._x(this._index(event.step));
-      context.strokeStyle = soft; context.setLineDash([2, 3]);
-      context.beginPath(); context.moveTo(at, top); context.lineTo(at, height - bottom); context.stroke();
-      context.setLineDash([]);
-      let label = at;
-      while (taken.some((each) => Math.abs(each - label) < 13)) label += 13;
-      taken.push(label);
-      context.fillStyle = soft; context.beginPath(); context.arc(label, 8, 7, 0, 7); context.fill();
-      context.fillStyle = style.getPropertyValue("--wbv-raised"); context.fillText(String(index + 1), label, 12);
+    const [first, last] = [run.steps[0], run.steps.at(-1)], raised = style.getPropertyValue("--wbv-raised");
+    marked.forEach((each, row) => {
+      const taken = [], from = 16 * row;
+      each.events.forEach((event, index) => {
+        // The axis is the first run's: what the second does beyond it stands in the list alone.
+        if (row && (event.step < first || event.step > last)) return;
+        const at = this._x(this._index(event.step));
+        context.strokeStyle = soft; context.setLineDash(row ? [1, 5] : [2, 3]);
+        context.beginPath(); context.moveTo(at, from + 16); context.lineTo(at, height - bottom); context.stroke();
+        context.setLineDash([]);
+        let label = at;
+        while (taken.some((other) => Math.abs(other - label) < 13)) label += 13;
+        taken.push(label);
+        context.fillStyle = row ? raised : soft; context.beginPath(); context.arc(label, from + 8, row ? 6.5 : 7, 0, 7); context.fill();
+        if (row) context.stroke();
+        context.fillStyle = row ? soft : raised; context.fillText(String(index + 1), label, from + 12);
+      });
     });
     const curve = (points, colour, dash) => {
       if (!points?.length) return;
@@ -600,7 +639,9 @@ class Viewer {
           element("span", { class: "wbv-curve" }, element("i", { style: `border-top: 2px ${dash} ${colour}` }), element("bdi", { text: label }))));
       }));
     }
-    this.chart.setAttribute("aria-label", `In-context accuracy over checkpoints, with ${run.events.length} events: ${run.events.map((event) => `${event.name} at step ${Math.round(event.step)}`).join(", ")}`);
+    const events = marked.map((each) => `${marked.length > 1 ? `${each.label}: ` : ""}${each.events.length} events${each.events.map((event, index) => `${index ? "," : ":"} ${event.name} at step ${when(event)}`).join("")}`);
+    this.chart.setAttribute("aria-label", `In-context accuracy over checkpoints, with the midpoints of rises. ${events.join("; ")}`);
+    this.needle.style.top = `${top}px`;
     this._needle();
   }
 

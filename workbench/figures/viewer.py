@@ -125,6 +125,34 @@ class _Grid:
     values: dict[str, np.ndarray]
 
 
+def run_labels(runs: Sequence[Any], taken: Sequence[str] = ()) -> list[str]:
+    """Labels that tell runs from each other, and from those `taken`: the name, with the variant or a number where names are equal."""
+    names = [*taken, *(run.name for run in runs)]
+    labels = list(taken)
+    for run in runs:
+        label = run.name if names.count(run.name) == 1 else f"{run.config.model.variant}/{run.name}"
+        again = sum(other == label or other.startswith(f"{label} (") for other in labels)
+        labels.append(f"{label} ({again + 1})" if again else label)
+    return labels[len(taken) :]
+
+
+def viewer_runs(runs: Sequence[Any]) -> list[ViewerRun]:
+    """Runs as the viewer shows them (`ViewerRun.of_run`), under labels that differ; what is a `ViewerRun` already stays as it is.
+
+    Raises:
+        UsageError: this is no list of runs, or one of them has no table of attention.
+    """
+    if not isinstance(runs, Sequence) or isinstance(runs, str):
+        raise UsageError(f"the attention viewer takes a list of runs; got {type(runs).__name__}")
+    ready = [run.label for run in runs if isinstance(run, ViewerRun)]
+    others = [run for run in runs if not isinstance(run, ViewerRun)]
+    for run in others:
+        if not hasattr(run, "table") or not hasattr(run, "summary"):
+            raise UsageError(f"the attention viewer takes runs (as Run.load gives them) or ViewerRuns; got {type(run).__name__}")
+    labels = iter(run_labels(others, ready))
+    return [run if isinstance(run, ViewerRun) else ViewerRun.of_run(run, next(labels)) for run in runs]
+
+
 def head_roles(summary: Mapping[str, Any]) -> dict[str, str]:
     """The heads that a run's summary names, and as what.
 
@@ -343,13 +371,19 @@ def _points(rows: pd.DataFrame) -> list[tuple[int, float]]:
 
 
 def _events(run: ViewerRun) -> list[dict[str, Any]]:
-    """What appears in training, and when: the fitted steps of the table emergence, in their order."""
+    """What appears in training, and when: the fitted steps of the table emergence, in their order, with their intervals."""
     if run.emergence is None or run.emergence.empty:
         return []
     rows = where(run.emergence, metric="emergence_step")
+    ends = [numbers(rows, name) if name in rows else np.full(len(rows), np.nan) for name in ("ci_low", "ci_high")]
+    places = [numbers(rows, name) for name in ("layer", "head", "value")]
     found = []
-    for name, layer, head, step in zip(rows["part"], numbers(rows, "layer"), numbers(rows, "head"), numbers(rows, "value"), strict=True):
-        if np.isfinite(step):
-            place = f" L{layer:.0f}H{head:.0f}" if np.isfinite(layer) and np.isfinite(head) else ""
-            found.append({"name": f"{name}{place}", "step": round(float(step), 1)})
+    for name, layer, head, step, low, high in zip(rows["part"], *places, *ends, strict=True):
+        if not np.isfinite(step):
+            continue
+        place = f" L{layer:.0f}H{head:.0f}" if np.isfinite(layer) and np.isfinite(head) else ""
+        event: dict[str, Any] = {"name": f"{name}{place}", "step": round(float(step), 1)}
+        if np.isfinite(low) and np.isfinite(high):
+            event["interval"] = [round(float(low), 1), round(float(high), 1)]
+        found.append(event)
     return sorted(found, key=lambda event: event["step"])

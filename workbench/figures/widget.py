@@ -9,7 +9,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from workbench.figures.viewer import ViewerRun, viewer_payload
+from workbench.figures.viewer import viewer_payload, viewer_runs
 
 WIDGET_BUDGET = 40_000_000
 """characters that the patterns of a widget take at most"""
@@ -19,7 +19,7 @@ class AttentionWidget(anywidget.AnyWidget):
     """Attention over checkpoints, from the tables of one or several runs.
 
     Args:
-        runs: analysed runs (`ViewerRun.of_run(run)`; a label tells those of one name apart), or tables of another source.
+        runs: analysed runs, as `Run.load` gives them, or a `ViewerRun` for a label of your own or tables of another source.
         view: where it opens: any of the traits below, as keywords.
 
     `run`, `step`, `head` ("L1H2"), `sequence` and `colour` ("attention", "value_weighted", "streamed") say what is shown;
@@ -28,7 +28,7 @@ class AttentionWidget(anywidget.AnyWidget):
     viewer's own choice; what the data do not have becomes the nearest that they have.
 
     Raises:
-        UsageError: as `workbench.figures.viewer.viewer_payload`.
+        UsageError: as `viewer_runs` and `viewer_payload` of `workbench.figures.viewer`.
     """
 
     _esm = Path(__file__).with_name("viewer.js")
@@ -46,8 +46,8 @@ class AttentionWidget(anywidget.AnyWidget):
     lock = traitlets.Int(None, allow_none=True).tag(sync=True)
     small = traitlets.Unicode(None, allow_none=True).tag(sync=True)
 
-    def __init__(self, runs: Sequence[ViewerRun], **view: Any) -> None:
-        payload = viewer_payload(runs, WIDGET_BUDGET)
+    def __init__(self, runs: Sequence[Any], **view: Any) -> None:
+        payload = viewer_payload(viewer_runs(runs), WIDGET_BUDGET)
         super().__init__(manifest=payload.manifest, blobs=payload.blobs, **view)
 
     def __repr__(self) -> str:

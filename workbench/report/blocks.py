@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from workbench.config import RunConfig
 from workbench.figures.theme import variant_colour
+from workbench.figures.viewer import run_labels
 
 
 class ReportRun(Protocol):
@@ -84,10 +85,4 @@ def spread(runs: Sequence[Entry], most: int) -> list[int]:
 
 def entries(runs: Sequence[ReportRun]) -> list[Entry]:
     """The runs under labels that differ: the name, with the variant or a number where names are equal."""
-    names = [run.name for run in runs]
-    labels: list[str] = []
-    for run in runs:
-        label = run.name if names.count(run.name) == 1 else f"{run.config.model.variant}/{run.name}"
-        again = sum(other == label or other.startswith(f"{label} (") for other in labels)
-        labels.append(f"{label} ({again + 1})" if again else label)
-    return [Entry(label, run, run.summary() or {}) for label, run in zip(labels, runs, strict=True)]
+    return [Entry(label, run, run.summary() or {}) for label, run in zip(run_labels(runs), runs, strict=True)]
