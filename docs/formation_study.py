@@ -1,4 +1,4 @@
-"""The table of README.md on the formation of circuits with and without a stream, from trained runs.
+"""The table of docs/results.md on the formation of circuits with and without a stream, from trained runs.
 
     workbench train trigger-bigram --stream none,value,value-scrambled,value-detached,value-0.5-0.5 --seeds 0:8 --out runs/study
     python docs/formation_study.py runs/study

@@ -1,4 +1,4 @@
-"""The tables of README.md on knowledge hijack with and without a value stream, from trained runs.
+"""The tables of docs/results.md on knowledge hijack with and without a value stream, from trained runs.
 
     workbench train hijack --stream none,value --seeds 0:5 --out runs/hijack
     python docs/hijack_study.py runs/hijack

@@ -95,7 +95,7 @@ def test_matrices_are_those_of_the_table():
     for row in rows.sample(31, random_state=0).to_dict("records"):
         assert matrix[row["dst"], row["src"]] == row["value"]
     titles = [note.text for note in figure.layout.annotations]
-    assert titles[10] == f"Euclidean: softmax, {matrix.min():.2f} to {matrix.max():.2f}" and titles[2] == "dot product: argmax"
+    assert titles[10] == f"Euclidean: softmax<br>{matrix.min():.2f} to {matrix.max():.2f}" and titles[2] == "dot product: argmax"
     assert titles[9].endswith("to 0.00") and "−" in titles[9]
     # The box is where the label of the query stands, in the last row, which is the lowest.
     answer = int(attention[attention["answered"]]["src"].iloc[0])

@@ -206,7 +206,7 @@ def _part_title(part: str, matrix: list[list[float]]) -> str:
         return part
     # A zero has no sign.
     low, high = (f"{round(end, 2) + 0.0:.2f}".replace("-", "−") for end in (np.nanmin(matrix), np.nanmax(matrix)))
-    return f"{part}, {low} to {high}"
+    return f"{part}<br>{low} to {high}"
 
 
 def _setting(rows: pd.DataFrame) -> str:
