@@ -258,8 +258,9 @@ def test_ctrl_c_stops_all_and_the_same_call_goes_on(tmp_path):
     while time.monotonic() < deadline and not list(tmp_path.glob("o/*/seed_0/checkpoints/step_00000020")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert said.splitlines()[-1].endswith("of 2 runs are done; the same command goes on") and "Traceback" not in said
     table = pd.read_parquet(tmp_path / "o/sweep.parquet")
     assert set(table["status"]) <= {"unfinished", "finished"} and "unfinished" in set(table["status"])
     kept = {folder: folder.stat().st_mtime for folder in tmp_path.glob("o/*/seed_0/checkpoints/step_00000010")}

@@ -8,10 +8,12 @@ resume from their last checkpoint, failed ones are tried again.
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,9 @@ def run_sweep(
                     if error is not None:
                         errors[member.folder] = error
                         bar.write(f"{member.folder}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        done = sum(member.finished(out) for member in members)
+        raise KeyboardInterrupt(f"stopped: {done} of {len(members)} runs are done; the same command goes on") from None
     finally:
         table = table_of(members, out, errors)
         Tables(out).write(TABLE, table)
@@ -207,7 +212,8 @@ def _trained(
             while queue and len(running) < at_once:
                 member = queue.pop(0)
                 arguments = (member.config.to_yaml(), str((out / member.folder).resolve()), device, threads)
-                running[executor.submit(train_member, *arguments)] = member
+                with _silent():
+                    running[executor.submit(train_member, *arguments)] = member
             ended = [job for job in running if job.done()]
             for job in ended:
                 yield running.pop(job), _error(job)
@@ -218,6 +224,20 @@ def _trained(
             job.cancel()
         for job in running:
             _wait(job)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """A process that is started meanwhile has no stderr: what a job says is in submitit's own files, and the process that submitit puts
+    around it would answer Ctrl-C with a traceback."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _error(job: Any) -> str | None:
