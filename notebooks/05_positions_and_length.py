@@ -49,7 +49,7 @@ for position in ("standard", "relative", "rotary", "nopos"):
 # Inside the training length, the three that know positions should learn the task, and *nopos* stay behind.
 
 # %%
-curves = [from_metrics(run.metrics(), run=position, variant=position, seed=0) for position, run in runs.items()]
+curves = [from_metrics(run.metrics(), run=position, variant=run.config.model.variant, seed=0) for position, run in runs.items()]
 accuracy_curves(pd.concat(curves))
 
 # %% [markdown]
