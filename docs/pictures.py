@@ -28,7 +28,7 @@ def main(report: Path) -> None:
         page.goto(report.resolve().as_uri() + VIEW)
         page.evaluate("() => Page.drawAll()")
         page.wait_for_timeout(1500)  # for the last lines that Plotly draws, and for the small patterns
-        for name, part in (("formation", "#figure-formation-0"), ("matrices", "#figure-matrices-1"), ("stream", "#figure-stream-1")):
+        for name, part in (("formation", "#figure-formation-0"), ("matrices", "#figure-matrices-1")):
             page.locator(part).screenshot(path=IMAGES / f"{name}.png")
         _viewer(page)
         browser.close()
