@@ -350,7 +350,7 @@ class Viewer {
     const markBox = element("input", { type: "checkbox", checked: true, onchange: () => { this.marks = markBox.checked; this._overlays(); } });
     this.side = element("div", { class: "wbv-side" }, this.heads, this.readout,
       element("div", { class: "wbv-key" }, this.scaleName, element("div", {}, this.scaleLow, this.scaleBar, this.scaleHigh)),
-      element("label", { class: "wbv-mark" }, markBox, element("span", { class: "wbv-ring" }), element("span", { text: "where an induction head attends: right after the earlier occurrence" })));
+      element("label", { class: "wbv-mark" }, markBox, element("span", { class: "wbv-ring" }), element("span", { text: "where an induction head attends: right after the last earlier occurrence" })));
     this.strip = element("ol", { class: "wbv-tokens", "aria-label": "Tokens: click one to lock it as the destination" });
     this.notes = element("div", { class: "wbv-notes" });
     root.append(bar, time, element("div", { class: "wbv-main" }, this.large, this.side), this.strip, this.notes);
